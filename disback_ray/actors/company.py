@@ -1,0 +1,132 @@
+"""Brings the roles of a recipe on stage: each in a Ray actor on its promised device, or all in this process."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from disback_ray.actors.evaluator import Evaluator
+from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSettings
+from disback_ray.actors.frozen_score import FrozenTeacher, PathNode
+from disback_ray.actors.generator import Generator, GeneratorSettings
+from disback_ray.actors.on_ray import Part, is_ready, seat, wait
+from disback_ray.actors.placement import Placement
+from disback_ray.algorithms import backtracking, degradation
+from disback_ray.algorithms.cast import Cast
+from disback_ray.config import Recipe, RoleResources
+from disback_ray.data.sources import GridData, RingData
+from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
+from disback_ray.run_folder import CONFIG
+from disback_ray.storage import Folder
+from disback_ray.teachers.mixture import ExactMixture
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders that the roles read and write: the teacher's, the run's, and the cache that runs share."""
+
+    teacher: Folder
+    run: Folder
+    cache: Folder
+
+
+@dataclass(frozen=True)
+class Company:
+    """The cast, the evaluator, and how to wait for what they give. seats: where each role runs."""
+
+    cast: Cast
+    evaluator: Any
+    wait: Callable[[Any], Any]
+    is_ready: Callable[[Any], bool]
+    seats: dict[str, dict[str, Any]]
+
+
+def denoiser_spec(recipe: Recipe) -> DenoiserSpec:
+    """The network that the teacher, the path's nodes and s_φ share."""
+    return DenoiserSpec(recipe.teacher.network, recipe.data.shape, recipe.data.classes, recipe.teacher.sigma_data)
+
+
+def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
+    """Each role's class, and the arguments that build it wherever it runs."""
+    path = places.run / "path"
+    back, student, data = recipe.backtracking, recipe.student, recipe.data
+    exact = recipe.teacher.exact_score and isinstance(data, (RingData, GridData))
+    own = student.network == "teacher"
+    spec = GeneratorSpec(
+        denoiser_spec(recipe) if student.network == "teacher" else student.network, data.shape, data.classes, student.sigma_init
+    )
+    stages = {
+        degradation.STAGE: StageSettings(max(recipe.recording.steps, 1), recipe.batch, recipe.recording.optimiser),
+        backtracking.STAGE: StageSettings(back.steps, recipe.batch, back.fake_score, back.fake_updates),
+    }
+    fake = FakeScoreSettings(stages, recipe.teacher.sigma_data, back.noise, recipe.fit_noise, back.weighting)
+    return {
+        "teacher": (
+            FrozenTeacher,
+            {
+                "folder": places.teacher,
+                "noise": back.noise,
+                "exact": ExactMixture(data.centres, std=data.std) if exact else None,
+            },
+        ),
+        "path_node": (PathNode, {"teacher": places.teacher, "path": path, "noise": back.noise}),
+        "fake_score": (FakeScore, {"settings": fake, "teacher": places.teacher, "path": path}),
+        "generator": (
+            Generator,
+            {
+                "settings": GeneratorSettings(spec, back.steps, recipe.batch, back.generator, student.ema, seed),
+                "start": places.teacher if own else None,
+            },
+        ),
+        "evaluator": (
+            Evaluator,
+            {
+                "data": data,
+                "run": places.run,
+                "cache": places.cache,
+                "samples": recipe.evaluation.samples,
+                "pictures": recipe.evaluation.pictures,
+                "seed": seed,
+            },
+        ),
+    }
+
+
+class Here:
+    """A role in this process, with the number of threads that it would have in its own."""
+
+    def __init__(self, role: Any, *, threads: int) -> None:
+        self._role = role
+        self._threads = threads
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        call = getattr(self._role, method)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if torch.get_num_threads() != self._threads:
+                torch.set_num_threads(self._threads)
+            return call(*args, **kwargs)
+
+        return run
+
+
+def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], *, seed: int) -> Company:
+    """All roles in this process, one after the other: the same lines, the same numbers."""
+    made = {
+        name: Here(role(**arguments), threads=roles[name].threads)
+        for name, (role, arguments) in parts(recipe, places, seed=seed).items()
+    }
+    cast = Cast(made["teacher"], made["path_node"], made["fake_score"], made["generator"])
+    here = {"pid": os.getpid(), "node": socket.gethostname(), "devices": []}
+    return Company(cast, made["evaluator"], lambda value: value, lambda value: True, dict.fromkeys(made, here))
+
+
+def on_ray(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], placement: Placement, *, seed: int) -> Company:
+    """Each role in an actor on its promised device. Raises what building a role raised, or ClusterError."""
+    made, seats = seat(parts(recipe, places, seed=seed), roles, placement, shared=places.run, proof=CONFIG)
+    cast = Cast(made["teacher"], made["path_node"], made["fake_score"], made["generator"])
+    found = {name: {"pid": at.pid, "node": at.node, "devices": list(at.devices)} for name, at in seats.items()}
+    return Company(cast, made["evaluator"], wait, is_ready, found)

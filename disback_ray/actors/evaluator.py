@@ -1,0 +1,104 @@
+"""The role that looks: it measures what the generator and the teacher make, and keeps pictures of it in the run's folder."""
+
+import io
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disback_ray.algorithms.records import Drawn
+from disback_ray.data.sources import DataSpec, DigitsData
+from disback_ray.errors import CheckpointError
+from disback_ray.evaluation.digit_judge import DigitJudge
+from disback_ray.evaluation.digit_measures import DigitMeasures
+from disback_ray.evaluation.point_measures import PointMeasures
+from disback_ray.pictures import score_fields, snapshots
+from disback_ray.storage import Folder
+
+JUDGE = "judge.safetensors"
+FRAMES = "frames"
+SHOWN_FRAMES = 8
+
+
+class Evaluator:
+    """Measures and pictures for one kind of data. Nothing of the training depends on it."""
+
+    def __init__(self, data: DataSpec, *, run: Folder, cache: Folder, samples: int | None, pictures: int, seed: int) -> None:
+        """cache: where the digits' judge is kept between runs; samples: None for the measure's own number."""
+        self.run = run
+        self.pictures = pictures
+        self.measures: DigitMeasures | PointMeasures
+        if isinstance(data, DigitsData):
+            judge = _judge(cache)
+            self.measures = DigitMeasures(judge, conditional=data.conditional, samples=samples, seed=seed)
+        else:
+            self.measures = PointMeasures(data, samples=samples, seed=seed)
+
+    def wanted(self) -> Drawn:
+        """What a model is to draw for measure()."""
+        return self.measures.wanted()
+
+    def wanted_pictures(self) -> Drawn:
+        """What a model is to draw for picture()."""
+        return self.measures.wanted_pictures(self.pictures)
+
+    def measure(self, drawn: Drawn) -> dict[str, float]:
+        """Raises NonFiniteError where the samples have NaN or Inf, ConfigError where they are too few."""
+        return self.measures.measure(drawn)
+
+    def real_halves(self) -> dict[str, float]:
+        """The same figures for real data against real data."""
+        return self.measures.real_halves()
+
+    def picture(self, drawn: Drawn, name: str) -> dict[str, float]:
+        """Writes samples/name. Raises CheckpointError."""
+        (self.run / "samples").write(name, self.measures.picture(drawn))
+        return {}
+
+    def keep_frame(self, drawn: Drawn, step: int) -> dict[str, float]:
+        """Keeps points as they are at a step, for Figure 8. Raises CheckpointError."""
+        data = io.BytesIO()
+        np.save(data, drawn.x.cpu().numpy(), allow_pickle=False)
+        (self.run / "samples" / FRAMES).write(f"{step:08d}.npy", data.getvalue())
+        return {}
+
+    def figure_8(self, name: str) -> dict[str, float]:
+        """The student's distribution along training, as in the paper's Figure 8. Raises CheckpointError."""
+        assert isinstance(self.measures, PointMeasures)
+        folder = self.run / "samples" / FRAMES
+        names = folder.names()
+        chosen = sorted({round(index * (len(names) - 1) / (SHOWN_FRAMES - 1)) for index in range(SHOWN_FRAMES)})
+        frames = []
+        for index in chosen:
+            points = np.load(io.BytesIO(folder.read(names[index])), allow_pickle=False)
+            frames.append((f"step {int(names[index][:-4])}", torch.from_numpy(points)))
+        (self.run / "samples").write(name, snapshots(frames, self.measures.real))
+        return {}
+
+    def grid(self) -> Tensor:
+        """The points at which Figure 9 shows score fields, [M, 2]."""
+        assert isinstance(self.measures, PointMeasures)
+        return self.measures.grid()
+
+    def figure_9(self, teacher: Tensor, fake: Tensor, drawn: Drawn, name: str) -> dict[str, float]:
+        """The score fields of s_θ over the data and of s_φ over the generated points, as in Figure 9. Raises CheckpointError."""
+        assert isinstance(self.measures, PointMeasures)
+        grid = self.measures.grid()
+        fields = [
+            ("s_θ, towards the data", grid, teacher.cpu(), self.measures.real),
+            ("s_φ, towards the generated points", grid, fake.cpu(), drawn.x.cpu()),
+        ]
+        (self.run / "samples").write(name, score_fields(fields))
+        return {}
+
+
+def _judge(cache: Folder) -> DigitJudge:
+    """The digits' judge, trained once for all runs that share a storage."""
+    if cache.has(JUDGE):
+        try:
+            return DigitJudge.from_bytes(cache.read(JUDGE))
+        except CheckpointError:
+            pass  # damaged: the same one is trained again
+    judge = DigitJudge.train()
+    cache.write(JUDGE, judge.to_bytes())
+    return judge

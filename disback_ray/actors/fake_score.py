@@ -1,0 +1,178 @@
+"""The fake score s_φ: the generator's own score, always in training. While the path is recorded it is the copy θ' that degrades."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from disback_ray.actors.frozen_score import SCORE_TAG
+from disback_ray.algorithms import backtracking, degradation
+from disback_ray.algorithms.losses import Weighting, denoising_loss, score_difference, score_of
+from disback_ray.algorithms.noise import NoiseLaw, add_noise
+from disback_ray.algorithms.optimiser import Learner, OptimiserSettings
+from disback_ray.algorithms.records import Field, Sample, Score
+from disback_ray.device import best_device
+from disback_ray.errors import NonFiniteError, VersionError
+from disback_ray.storage import Folder, digest
+from disback_ray.teachers.path_nodes import load_node, save_node
+from disback_ray.teachers.saved import load_denoiser, load_strictly
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """How s_φ is trained in one stage. batch: samples a step; updates: of s_φ for one of the generator's."""
+
+    steps: int
+    batch: int
+    optimiser: OptimiserSettings
+    updates: int = 1
+
+
+@dataclass(frozen=True)
+class FakeScoreSettings:
+    """stages: recording and backtracking; score_noise: of Eq. (8); fit_noise: of Eqs. (5) and (7); weighting: w(t)."""
+
+    stages: dict[str, StageSettings]
+    sigma_data: float
+    score_noise: NoiseLaw
+    fit_noise: NoiseLaw
+    weighting: Weighting
+
+
+class FakeScore:
+    """s_φ with its optimiser. Its version counts its updates within a stage; the generator's step k is its version k · updates."""
+
+    def __init__(self, settings: FakeScoreSettings, *, teacher: Folder, path: Folder) -> None:
+        """Raises CheckpointError where the teacher's folder is not whole."""
+        self.device = best_device()
+        self.settings = settings
+        self.path = path
+        self.teacher = teacher
+        self.denoiser = load_denoiser(teacher).to(self.device)
+        self.stage = ""
+
+    def begin(self, stage: str, *, node: int) -> dict[str, float]:
+        """Starts a stage from a node's weights, 0 being the teacher's (θ' ← θ, or φ ← θ'_N), with a fresh optimiser.
+
+        Raises CheckpointError where the node is missing, damaged or doesn't fit.
+        """
+        if node == 0:
+            self.denoiser = load_denoiser(self.teacher).to(self.device)
+        else:
+            load_strictly(self.denoiser, load_node(self.path, node), where=f"{self.path.uri}, node {node}")
+        self._enter(stage)
+        return {}
+
+    def _enter(self, stage: str) -> None:
+        plan = self.settings.stages[stage]
+        self.stage = stage
+        self.loss = 0.0
+        self.learner = Learner(
+            self.denoiser, plan.optimiser, updates=plan.steps * plan.updates, name=f"fake_score ({stage})"
+        )
+
+    def _require(self, sample: Sample, update: int) -> StageSettings:
+        """Raises VersionError unless the sample is the one that these weights are to see next."""
+        plan = self.settings.stages.get(sample.batch.stage)
+        if plan is None or sample.batch.stage != self.stage:
+            raise VersionError(f"fake_score is in stage {self.stage!r}, got a sample of {sample.batch.stage!r}")
+        trained = sample.batch.step if self.stage == backtracking.STAGE else 0  # Algorithm 1's generator is frozen
+        if sample.generator_version != trained:
+            raise VersionError(
+                f"fake_score: a sample of step {sample.batch.step} came from version {sample.generator_version} of the generator"
+            )
+        self.learner.require(sample.batch.step * plan.updates + update)
+        return plan
+
+    def _condition(self, sample: Sample) -> Tensor | None:
+        return None if sample.condition is None else sample.condition.to(self.device)
+
+    @torch.no_grad()
+    def score(self, sample: Sample) -> Score:
+        """s_φ at the sample's keyed x_t, the same as the target's. Raises VersionError, NonFiniteError."""
+        self._require(sample, 0)
+        x0 = sample.x0.to(self.device)
+        noisy = add_noise(x0, sample.batch, law=self.settings.score_noise, tag=SCORE_TAG)
+        value = score_of(self.denoiser, noisy.x_t, noisy.sigma, condition=self._condition(sample))
+        if not torch.isfinite(value).all():
+            raise NonFiniteError(f"the fake score has NaN or Inf at step {sample.batch.step}: lower its lr, or set its clip")
+        return Score(sample.batch, value, None, self.learner.version)
+
+    @torch.no_grad()
+    def difference(self, sample: Sample, current: Score, wanted: Score, *, node: int) -> Field:
+        """Eq. (8): w(t) (s_φ - s_θ'_node) as a gradient for x_0, averaged over the step's batch.
+
+        Raises VersionError where a score is another batch's, another node's or of other weights.
+        """
+        plan = self._require(sample, 0)
+        if not (sample.batch == current.batch == wanted.batch):
+            raise VersionError(f"scores of other samples met: {sample.batch}, {current.batch}, {wanted.batch}")
+        if wanted.node != node or current.version != self.learner.version:
+            raise VersionError(
+                f"step {sample.batch.step}: wanted node {node}, got {wanted.node}; "
+                f"s_φ is at version {self.learner.version}, got {current.version}"
+            )
+        x0 = sample.x0.to(self.device)
+        noisy = add_noise(x0, sample.batch, law=self.settings.score_noise, tag=SCORE_TAG)
+        value = score_difference(
+            current.score.to(self.device),
+            wanted.score.to(self.device),
+            noise=noisy.x_t - x0,
+            sigma=noisy.sigma,
+            weighting=self.settings.weighting,
+        )
+        norm = float(value.square().mean().sqrt())
+        return Field(sample.batch, value / plan.batch, norm)
+
+    def fit(self, sample: Sample, *, update: int = 0) -> dict[str, float]:
+        """Adds the gradient of Eq. (5) on the sample, or of Eq. (7) while recording. Raises VersionError, NonFiniteError."""
+        plan = self._require(sample, update)
+        x0 = sample.x0.to(self.device)
+        noisy = add_noise(x0, sample.batch, law=self.settings.fit_noise, tag=f"fit/{update}")
+        denoised = self.denoiser(noisy.x_t, noisy.sigma, self._condition(sample))
+        losses = denoising_loss(denoised, x0, noisy.sigma, sigma_data=self.settings.sigma_data)
+        loss = losses.sum() / plan.batch
+        if not torch.isfinite(loss):
+            raise NonFiniteError(
+                f"the fake score's loss is {loss.item()} at {self.stage} step {sample.batch.step}: lower its lr, or set its clip"
+            )
+        loss.backward()
+        self.loss += loss.item()
+        self.learner.gather(sample.batch.size)
+        return {}
+
+    def commit(self, step: int, *, update: int = 0) -> dict[str, float]:
+        """The optimiser's step with the gradients gathered. Raises VersionError, NonFiniteError."""
+        plan = self.settings.stages[self.stage]
+        made = self.learner.update(step * plan.updates + update, samples=plan.batch)
+        loss, self.loss = self.loss, 0.0
+        return {"fake_loss": loss, "fake_grad_norm": made["grad_norm"]}
+
+    def keep_node(self, node: int, *, step: int) -> dict[str, float]:
+        """Keeps the present weights as a node of the path (Algorithm 1). Raises VersionError, CheckpointError."""
+        assert self.stage == degradation.STAGE, self.stage
+        self.learner.require(step)
+        save_node(self.path, node, self.denoiser.state_dict(), step=step)
+        return {}
+
+    @torch.no_grad()
+    def field(self, points: Tensor, *, sigma: float) -> Tensor:
+        """The score field over points at one σ, for pictures: [M, ...] → [M, ...]."""
+        x = points.to(self.device)
+        level = torch.full((len(x),), sigma, device=self.device)
+        return score_of(self.denoiser, x, level, condition=None)
+
+    def save(self, folder: Folder) -> dict[str, object]:
+        """Writes weights, optimiser and version; returns the file's proof. Raises CheckpointError."""
+        return folder.write_tensors("fake_score.safetensors", self.learner.state())
+
+    def load(self, folder: Folder, *, stage: str, sha256: str) -> dict[str, float]:
+        """Takes up a stage where save() left it. Raises CheckpointError."""
+        tensors = folder.read_tensors("fake_score.safetensors", sha256=sha256)
+        self._enter(stage)
+        self.learner.restore(tensors)
+        return {}
+
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return digest(self.denoiser.state_dict())

@@ -1,0 +1,87 @@
+"""The two frozen roles: the teacher s_θ, and a node of the degradation path s_θ'_i. Stateless, but for which node is loaded."""
+
+import torch
+from torch import Tensor, nn
+
+from disback_ray.algorithms.losses import score_of
+from disback_ray.algorithms.noise import NoiseLaw, add_noise
+from disback_ray.algorithms.records import Drawn, Sample, Score
+from disback_ray.algorithms.sampling import draw_in_chunks, heun
+from disback_ray.device import best_device
+from disback_ray.errors import NonFiniteError, VersionError
+from disback_ray.storage import Folder, digest
+from disback_ray.teachers.mixture import ExactMixture
+from disback_ray.teachers.path_nodes import load_node
+from disback_ray.teachers.saved import load_denoiser, load_strictly
+
+SCORE_TAG = "score"
+"""Both scores of Eq. (8) are taken at the same x_t: both sides key their noise with this."""
+
+
+class FrozenScore:
+    """A denoiser without gradients. node: which of the path's it is, None while nothing is loaded."""
+
+    def __init__(self, denoiser: nn.Module, *, noise: NoiseLaw, node: int | None) -> None:
+        self.device = best_device()
+        self.denoiser = denoiser.to(self.device).requires_grad_(False)
+        self.noise = noise
+        self.node = node
+
+    @torch.no_grad()
+    def score(self, sample: Sample) -> Score:
+        """s_node at the sample's keyed x_t. Raises VersionError before a node is loaded, NonFiniteError at NaN or Inf."""
+        if self.node is None:
+            raise VersionError("the path node was asked for a score before any node was loaded")
+        x0 = sample.x0.to(self.device)
+        noisy = add_noise(x0, sample.batch, law=self.noise, tag=SCORE_TAG)
+        condition = None if sample.condition is None else sample.condition.to(self.device)
+        value = score_of(self.denoiser, noisy.x_t, noisy.sigma, condition=condition)
+        if not torch.isfinite(value).all():
+            raise NonFiniteError(f"the score of node {self.node} has NaN or Inf at step {sample.batch.step}")
+        return Score(sample.batch, value, self.node, None)
+
+    @torch.no_grad()
+    def field(self, points: Tensor, *, sigma: float) -> Tensor:
+        """The score field over points at one σ, for pictures: [M, ...] → [M, ...]."""
+        x = points.to(self.device)
+        level = torch.full((len(x),), sigma, device=self.device)
+        return score_of(self.denoiser, x, level, condition=None)
+
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return digest(self.denoiser.state_dict())
+
+
+class FrozenTeacher(FrozenScore):
+    """s_θ, node 0: the last target, and what the path starts from."""
+
+    def __init__(self, folder: Folder, *, noise: NoiseLaw, exact: ExactMixture | None = None) -> None:
+        """exact: where the mixture is known, its exact score, used in place of the folder's network.
+
+        Raises CheckpointError where the folder holds no whole denoiser.
+        """
+        super().__init__(exact or load_denoiser(folder), noise=noise, node=0)
+
+    def draw(self, wanted: Drawn, *, seed: int, steps: int) -> Drawn:
+        """The teacher's own many-step samples for the shape and classes of `wanted` (Karras et al. 2022, Algorithm 2)."""
+
+        def sample(z: Tensor, condition: Tensor | None) -> Tensor:
+            return heun(self.denoiser, z, condition, steps=steps).to(z)
+
+        return Drawn(draw_in_chunks(sample, wanted, seed=seed, device=self.device), wanted.condition)
+
+
+class PathNode(FrozenScore):
+    """s_θ'_i: one node at a time."""
+
+    def __init__(self, teacher: Folder, path: Folder, *, noise: NoiseLaw) -> None:
+        """Raises CheckpointError where the teacher's folder, which says what network it is, is not whole."""
+        super().__init__(load_denoiser(teacher), noise=noise, node=None)
+        self.path = path
+
+    def load(self, node: int) -> dict[str, float]:
+        """Makes this node the one that scores. Raises CheckpointError where its file is missing, damaged or doesn't fit."""
+        self.node = None  # a failed load must not leave the old node answering
+        load_strictly(self.denoiser, load_node(self.path, node), where=f"{self.path.uri}, node {node}")
+        self.node = node
+        return {}

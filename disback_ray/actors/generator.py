@@ -1,0 +1,135 @@
+"""The student G_stu: proposes samples, and descends the score differences that come back for them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from disback_ray.algorithms import backtracking
+from disback_ray.algorithms.average import MovingAverage
+from disback_ray.algorithms.noise import Batch
+from disback_ray.algorithms.optimiser import Learner, OptimiserSettings
+from disback_ray.algorithms.records import Drawn, Field, Sample
+from disback_ray.algorithms.sampling import draw_in_chunks
+from disback_ray.device import best_device
+from disback_ray.errors import NonFiniteError, VersionError
+from disback_ray.networks.spec import GeneratorSpec
+from disback_ray.storage import Folder, digest
+from disback_ray.teachers.saved import WEIGHTS, load_strictly
+
+SETTINGS, RAW_WEIGHTS, CHECKPOINT = "generator.json", "raw.safetensors", "generator.safetensors"
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """steps, batch: of backtracking; ema: the averaged weights' decay, 0 for none."""
+
+    spec: GeneratorSpec
+    steps: int
+    batch: int
+    optimiser: OptimiserSettings
+    ema: float
+    seed: int
+
+
+class Generator:
+    """G_stu with its optimiser and the moving average of its weights. Its version is the number of its updates."""
+
+    def __init__(self, settings: GeneratorSettings, *, start: Folder | None) -> None:
+        """start: the denoiser's folder that gives the first weights (the teacher's), None for random ones.
+
+        Raises CheckpointError where the folder is not whole or its weights don't fit.
+        """
+        self.device = best_device()
+        self.settings = settings
+        self.network = settings.spec.build(seed=settings.seed).to(self.device)
+        if start is not None:
+            load_strictly(inner(self.network), start.read_tensors(WEIGHTS), where=start.uri)
+        self.learner = Learner(self.network, settings.optimiser, updates=settings.steps, name="generator")
+        self.average = MovingAverage(self.network, decay=settings.ema)
+        self.graphs: dict[Batch, Tensor] = {}
+        self.norms: list[float] = []
+
+    def propose(self, batch: Batch) -> Sample:
+        """x_0 = G(z) for the batch's keyed z and classes. While backtracking, its graph is kept until descend().
+
+        Raises VersionError where the step is not the next one.
+        """
+        trains = batch.stage == backtracking.STAGE
+        self.learner.require(batch.step if trains else 0)
+        spec = self.settings.spec
+        z = batch.normal("z", spec.shape).to(self.device)
+        condition = batch.integers("class", spec.classes).to(self.device) if spec.classes else None
+        with torch.set_grad_enabled(trains):
+            x0 = self.network(z, condition)
+        if trains:
+            self.graphs[batch] = x0
+        return Sample(batch, x0.detach(), condition, self.learner.version)
+
+    def descend(self, field: Field) -> dict[str, float]:
+        """Back-propagates ∂L/∂x_0 = w(t)(s_φ - s_target) through the batch's own graph (Eq. 8; ∂x_t/∂x_0 = 1 under VE).
+
+        Raises VersionError without that graph, NonFiniteError at NaN or Inf.
+        """
+        if field.batch not in self.graphs:
+            raise VersionError(f"generator: a score difference came for samples that it doesn't hold: {field.batch}")
+        gradient = field.gradient.to(self.device)
+        if not torch.isfinite(gradient).all():
+            raise NonFiniteError(f"the score difference has NaN or Inf at step {field.batch.step}")
+        self.graphs.pop(field.batch).backward(gradient)
+        self.norms.append(field.norm)
+        self.learner.gather(field.batch.size)
+        return {}
+
+    def commit(self, step: int) -> dict[str, float]:
+        """The optimiser's step and the average's, with the gradients gathered. Raises VersionError, NonFiniteError."""
+        if self.learner.version == step:
+            made = self.learner.update(step, samples=self.settings.batch)
+            self.average.update(step)
+            rms = sum(norm**2 for norm in self.norms) / len(self.norms)
+            self.norms.clear()
+            self.last = {"field_norm": rms**0.5, "generator_grad_norm": made["grad_norm"]}
+        self.learner.require(step + 1)
+        return self.last
+
+    def draw(self, wanted: Drawn, *, seed: int) -> Drawn:
+        """One-step samples of the averaged weights for the shape and classes of `wanted`."""
+        return Drawn(draw(self.network, self.average.weights, wanted, seed=seed, device=self.device), wanted.condition)
+
+    def export(self, folder: Folder) -> dict[str, float]:
+        """Writes what `load_generator` reads: averaged and raw weights, and the settings, last. Raises CheckpointError."""
+        proof = folder.write_tensors(WEIGHTS, self.average.weights)
+        folder.write_tensors(RAW_WEIGHTS, self.network.state_dict())
+        folder.write_json(SETTINGS, self.settings.spec.to_json() | {"weights": proof})
+        return {}
+
+    def save(self, folder: Folder) -> dict[str, object]:
+        """Writes weights, average, optimiser and version; returns the file's proof. Raises CheckpointError."""
+        return folder.write_tensors(CHECKPOINT, self.learner.state() | self.average.state())
+
+    def load(self, folder: Folder, *, sha256: str) -> dict[str, float]:
+        """Takes up where save() left it. Raises CheckpointError."""
+        tensors = folder.read_tensors(CHECKPOINT, sha256=sha256)
+        self.learner.restore(tensors)
+        self.average.restore(tensors)
+        return {}
+
+    def digest(self) -> str:
+        """SHA-256 of the raw and the averaged weights."""
+        return digest(self.network.state_dict(), self.average.weights)
+
+
+def inner(generator: nn.Module) -> nn.Module:
+    """The denoiser or the plain network that a one-step generator is made of."""
+    (network,) = generator.children()
+    return network
+
+
+def draw(network: nn.Module, weights: dict[str, Tensor], wanted: Drawn, *, seed: int, device: torch.device) -> Tensor:
+    """G(z) with these weights for the shape and classes of `wanted`: [n, ...]."""
+
+    def sample(z: Tensor, condition: Tensor | None) -> Tensor:
+        generated: Tensor = torch.func.functional_call(network, weights, (z, condition))
+        return generated
+
+    return draw_in_chunks(sample, wanted, seed=seed, device=device)

@@ -1,0 +1,128 @@
+"""Which device each role gets: one Ray placement group, a bundle for each device."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._private import state
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from disback_ray.actors.bundles import Bundle, Node, Resources, amounts, bundles_for, check, refusal
+from disback_ray.errors import PlacementError
+
+ACCELERATOR = "ray.io/accelerator-type"
+NOT_IN_THE_CAST = "teacher_trainer"  # Ray Train places its workers itself
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """node: its address; devices: the ids of the GPUs that Ray gave, as the node numbers them."""
+
+    pid: int
+    host: str
+    node: str
+    node_id: str
+    devices: tuple[str, ...]
+
+
+def where() -> Whereabouts:
+    """Where the actor runs that calls this."""
+    context = ray.get_runtime_context()
+    devices = tuple(context.get_accelerator_ids().get("GPU", ()))
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return Whereabouts(os.getpid(), socket.gethostname(), address, context.get_node_id(), devices)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A cast's reservation. It holds until remove(), or until the driver ends. nodes: of each bundle."""
+
+    group: PlacementGroup
+    bundles: Sequence[Bundle]
+    nodes: Sequence[Node]
+    roles: Mapping[str, Resources]
+    hide_devices: bool
+
+    def options(self, role: str, replica: int = 0) -> dict[str, Any]:
+        """For `actor.options(...)`. A role without a GPU sees none: Ray by itself would show it those of the others."""
+        index, bundle = next((i, b) for i, b in enumerate(self.bundles) if (role, replica) in b.members)
+        hidden = {"runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}}
+        return {
+            "num_cpus": self.roles[role].cpus,
+            "num_gpus": bundle.portion,
+            "max_restarts": 0,  # a restarted actor has lost its weights, and says nothing
+            "max_task_retries": 0,  # an update must not run twice
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index),
+            **(hidden if self.hide_devices and not bundle.portion else {}),
+        }
+
+    def describe(self) -> str:
+        """A line for each role and replica: its node, and what it got there."""
+        lines = []
+        for bundle, node in zip(self.bundles, self.nodes, strict=True):
+            for role, replica in bundle.members:
+                name = f"{role}[{replica}]" if self.roles[role].replicas > 1 else role
+                lines.append(f"{name}: {node.address}, {amounts(bundle.portion, self.roles[role].cpus, node.accelerator)}")
+        return "\n".join(lines)
+
+    def remove(self) -> None:
+        """Frees the devices; what still runs on them ends."""
+        remove_placement_group(self.group)
+
+
+def place(roles: Mapping[str, Resources], *, timeout: float) -> Placement:
+    """Reserves what the roles ask for: all of it within `timeout` seconds, or nothing.
+
+    Raises ConfigError where the roles contradict one another, PlacementError where they were not met in time.
+    """
+    cast = {name: asked for name, asked in roles.items() if name != NOT_IN_THE_CAST}
+    check(cast)
+    nodes = _nodes()
+    bundles = bundles_for(cast, list(nodes.values()))
+    group = placement_group(  # no name: a fixed one collides with that of a run before
+        [{"CPU": b.cpus} | ({"GPU": b.gpus} if b.gpus else {}) for b in bundles],
+        bundle_label_selector=[{ACCELERATOR: b.accelerator} if b.accelerator else {} for b in bundles],
+    )
+    ready = False
+    try:
+        ready = _wait(group, timeout=timeout)
+    finally:  # on Ctrl-C as well
+        if not ready:
+            remove_placement_group(group)
+    nodes = _nodes()
+    if not ready:
+        raise PlacementError(refusal(cast, bundles, list(nodes.values())))
+    ids = placement_group_table(group)["bundles_to_node_id"]
+    homes = [nodes[ids[index]] for index in range(len(bundles))]
+    return Placement(group, bundles, homes, cast, hide_devices=any(node.gpus for node in nodes.values()))
+
+
+def _wait(group: PlacementGroup, *, timeout: float) -> bool:
+    """In short waits: Python sees Ctrl-C only between them."""
+    end = time.monotonic() + timeout
+    while not group.wait(min(0.5, max(0.0, end - time.monotonic()))):
+        if time.monotonic() >= end:
+            return False
+    return True
+
+
+def _nodes() -> dict[str, Node]:
+    """The cluster's living machines, by Ray's id."""
+    free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return {
+        node["NodeID"]: Node(
+            node["NodeManagerAddress"],
+            node["Labels"].get(ACCELERATOR),
+            gpus=node["Resources"].get("GPU", 0.0),
+            cpus=node["Resources"].get("CPU", 0.0),
+            free_gpus=free.get(node["NodeID"], {}).get("GPU", 0.0),
+            free_cpus=free.get(node["NodeID"], {}).get("CPU", 0.0),
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    }

@@ -1,0 +1,177 @@
+"""How the driver gets to a Ray cluster: a private one, the one on this machine, one by address, or the one already in use."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants, services
+from ray._private.utils import read_ray_address
+from ray.util.client import ray as ray_client
+
+from disback_ray.errors import ClusterError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+LOCAL_CPUS = 4  # Ray counts these, it doesn't pin them: the cast and Ray Train have room on a laptop of two cores as well
+ON_THE_CLUSTER = "run the driver on a machine of the cluster (`ray job submit` does)"
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4: preface, empty SETTINGS
+HTTP2_SETTINGS = 4
+CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"  # Ray reads this name; its default is 20, each with a warning on the terminal
+
+
+@dataclass(frozen=True)
+class Session:
+    """address: host:port of the cluster; owned: it is private to this process, and ends with it."""
+
+    address: str
+    owned: bool
+
+
+@contextmanager
+def attach(address: str, *, connect_timeout: float = 10.0) -> Iterator[Session]:
+    """Connects to `local` (a private cluster), `auto` (the one that `ray start` runs here) or `host:port`, until the block ends.
+
+    A connection that this process already has is used instead, and stays. connect_timeout: seconds for the address to answer.
+    Raises ClusterError where the address is wrong, silent, of another Ray or Python version, or another than the one in use.
+    """
+    if "://" in address:
+        raise ClusterError(f"address: {address}: {ON_THE_CLUSTER}, with address: auto")
+    if ray.is_initialized() or ray_client.is_connected():  # type: ignore[no-untyped-call]
+        yield Session(_in_use(address), owned=False)
+        return
+    try:
+        if address == "local":
+            _start_private()
+        else:
+            _connect(_resolve(address), timeout=connect_timeout)
+        yield Session(ray.get_runtime_context().gcs_address, owned=address == "local")
+    finally:
+        ray.shutdown()
+
+
+def _start_private() -> None:
+    with _loopback():
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(LOCAL_CPUS, os.cpu_count() or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:
+            raise ClusterError(f"address: local: a private Ray didn't start: {_one_line(error)}") from error
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Ray turns 127.0.0.1 into the machine's outer address, except where clusters are switched off, as they are on macOS.
+
+    A private cluster on it listens to nobody else, and outlives a change of network.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _resolve(address: str) -> str:
+    """`auto` → host:port. Ray's own `auto` would also take any private cluster that it finds among the processes."""
+    if address != "auto":
+        return address
+    named = os.environ.get("RAY_ADDRESS") or read_ray_address()
+    if not named:
+        raise ClusterError("address: auto: no Ray runs on this machine: start it (`ray start --head`), or name host:port")
+    if "://" in named:
+        raise ClusterError(f"address: auto: RAY_ADDRESS is {named}: {ON_THE_CLUSTER}, or set it to host:port")
+    return str(named)
+
+
+def _connect(address: str, *, timeout: float) -> None:
+    host, port = _split(address)
+    _check_answers(host, port, timeout=timeout)
+    if not services.find_node_ids():  # type: ignore[no-untyped-call]  # without one on this machine, Ray would look for it for a minute
+        raise ClusterError(f"address: {address}: this machine is not part of that cluster: {ON_THE_CLUSTER}")
+    if _is_loopback(host):
+        with _loopback():
+            _join(address)
+    else:
+        _join(address)
+
+
+def _join(address: str) -> None:
+    tries = os.environ.get(CONNECT_TRIES)
+    os.environ[CONNECT_TRIES] = tries or "1"
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_shipped())
+    except Exception as error:
+        cause = str(error.__cause__ or error)
+        if "InvalidAuthToken" in cause:
+            raise ClusterError(
+                f"address: {address}: the cluster wants a token: set RAY_AUTH_MODE=token, and put its token in ~/.ray/auth_token"
+            ) from error
+        raise ClusterError(f"address: {address}: Ray refused: {_one_line(error)}") from error
+    finally:
+        if tries is None:
+            del os.environ[CONNECT_TRIES]
+
+
+def _shipped() -> dict[str, list[str]] | None:
+    """Machines of the cluster get this very package, installed there or not. A job that Ray started carries what it needs."""
+    return None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"py_modules": [str(PACKAGE)]}
+
+
+def _check_answers(host: str, port: int, *, timeout: float) -> None:
+    """Ray's head speaks HTTP/2 (gRPC). At an address that takes calls and says nothing, ray.init would try for minutes."""
+    address = f"{host}:{port}"
+    try:
+        with socket.create_connection((host, port), timeout=timeout) as connection:
+            connection.sendall(HTTP2_HELLO)
+            answer = connection.recv(9)
+    except OSError as error:
+        reason = f"no answer in {timeout:g} s" if isinstance(error, TimeoutError) else error.strerror or str(error)
+        raise ClusterError(f"address: {address}: unreachable ({reason}): is Ray's head running there? (`ray status`)") from error
+    if len(answer) < 4 or answer[3] != HTTP2_SETTINGS:
+        raise ClusterError(f"address: {address}: what answers there is not Ray's head (its port is 6379 by default)")
+
+
+def _in_use(address: str) -> str:
+    """The connection that this process has. Raises ClusterError where `address` is another cluster's."""
+    if ray_client.is_connected():  # type: ignore[no-untyped-call]
+        raise ClusterError(f"this process uses Ray through ray://: {ON_THE_CLUSTER}")
+    current = str(ray.get_runtime_context().gcs_address)
+    if address in ("local", "auto"):
+        return current
+    (host, port), (current_host, current_port) = _split(address), _split(current)
+    if port != current_port or not (_is_loopback(host) or _numbers(host) & _numbers(current_host)):
+        raise ClusterError(f"address: {address}: this process already uses Ray at {current}: name that, or ray.shutdown() first")
+    return current
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ClusterError(f"address: {address}: expected local, auto or host:port, such as 10.0.0.1:6379")
+    return host, int(port)
+
+
+def _numbers(host: str) -> set[str]:
+    try:
+        return {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return {host}
+
+
+def _is_loopback(host: str) -> bool:
+    return any(number == "::1" or number.startswith("127.") for number in _numbers(host))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -1,0 +1,121 @@
+"""Trains the teacher with Ray Train: `replicas` workers, each with the resources that the cluster file gives teacher_trainer."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, get_context
+from ray.train.torch import TorchTrainer, prepare_model
+
+from disback_ray.config import RoleResources
+from disback_ray.errors import ClusterError, DisbackError
+from disback_ray.storage import Folder
+from disback_ray.teachers.training import TeacherPlan, train_teacher
+
+REPORT_SECONDS = 0.5
+
+
+class _Board:
+    """What the first worker last reported; the driver looks at it, and can ask for a stop there."""
+
+    def __init__(self) -> None:
+        self.latest: tuple[int, float] = (0, float("nan"))
+        self.stopped = False
+        self.error: DisbackError | None = None
+
+    def report(self, step: int, loss: float) -> bool:
+        self.latest = (step, loss)
+        return self.stopped
+
+    def fail(self, error: DisbackError) -> None:
+        self.error = error
+
+    def look(self) -> tuple[tuple[int, float], DisbackError | None]:
+        return self.latest, self.error
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class _Stopped(Exception):
+    """The driver asked for a stop."""
+
+
+def _worker(config: dict[str, Any]) -> None:
+    torch.set_num_threads(config["threads"])
+    board, last = config["board"], 0.0
+
+    def report(step: int, loss: float) -> None:
+        nonlocal last
+        if time.monotonic() - last > REPORT_SECONDS:
+            last = time.monotonic()
+            if ray.get(board.report.remote(step, loss)):
+                raise _Stopped
+
+    context = get_context()
+    distribute = prepare_model if context.get_world_size() > 1 else lambda module: module
+    try:
+        train_teacher(
+            config["plan"], config["folder"],
+            report=report, rank=context.get_world_rank(), workers=context.get_world_size(), distribute=distribute,
+        )  # fmt: skip
+    except DisbackError as error:
+        ray.get(board.fail.remote(error))
+        raise
+
+
+def train_on_ray(
+    plan: TeacherPlan, folder: Folder, resources: RoleResources, *, gpus: float, watch: Callable[[int, float], bool]
+) -> bool:
+    """Trains the teacher into `folder`; False where it was stopped before its end.
+
+    gpus: for each worker. watch(step, loss) is called about twice a second and says whether to go on. Raises ClusterError, NonFiniteError, CheckpointError.
+    """
+    board = ray.remote(num_cpus=0)(_Board).remote()
+    label = {"ray.io/accelerator-type": resources.accelerator} if resources.accelerator else None
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"plan": plan, "folder": folder, "threads": resources.threads, "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=resources.replicas,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": resources.cpus} | ({"GPU": gpus} if gpus else {}),
+            label_selector=label,
+        ),
+        run_config=RunConfig(
+            name="ray-train", storage_path=folder.uri, failure_config=FailureConfig(max_failures=2)
+        ),
+    )
+    outcome: list[BaseException | None] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            outcome.append(None)
+        except TrainingFailedError as error:
+            outcome.append(error)
+
+    # In a thread: on the main one Ray Train would take Ctrl-C over, and there would be nobody to look at the board.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    stopped = False
+    while thread.is_alive():
+        thread.join(REPORT_SECONDS)
+        (step, loss), failure = ray.get(board.look.remote())
+        if not watch(step, loss) and not stopped:
+            stopped = True
+            ray.get(board.stop.remote())
+    if folder.has("ray-train"):
+        folder.remove("ray-train")
+    ray.kill(board)
+    if stopped:
+        return False
+    if failure is not None:
+        raise failure
+    if outcome[0] is not None:
+        reason = str(outcome[0]).strip().splitlines()[-1]
+        raise ClusterError(f"training the teacher failed: {reason}") from outcome[0]
+    return True

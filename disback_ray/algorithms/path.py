@@ -1,0 +1,57 @@
+"""The degradation path: where its nodes are recorded, and when backtracking moves from one to the next.
+
+Node 0 is the teacher and node N the most degraded copy. Only this file reverses that order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from disback_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Switch:
+    """From `step` on, the target is `node`."""
+
+    step: int
+    node: int
+
+
+def node_marks(steps: int, *, every: int | None, at: Sequence[int] | None) -> tuple[int, ...]:
+    """After how many recording steps each of the nodes 1 … N is kept (Algorithm 1, 'save intermediate checkpoints').
+
+    `at` names them; `every` takes each multiple. Both miss a last part that doesn't reach a mark: the last node has to be the end.
+    Raises ConfigError where the nodes don't fit the steps.
+    """
+    marks = tuple(at) if at is not None else tuple(range(every or steps, steps + 1, every or steps)) if steps else ()
+    if list(marks) != sorted(set(marks)) or (marks and marks[0] < 1):
+        raise ConfigError(f"recording.at: {list(marks)} must rise from at least 1")
+    if (marks[-1] if marks else 0) != steps:
+        last = marks[-1] if marks else 0
+        raise ConfigError(f"recording: the last node is kept after step {last}, not at the end, {steps}: let the path end there")
+    return marks
+
+
+def switches(nodes: int, steps_per_node: int | Sequence[int], *, total: int) -> tuple[Switch, ...]:
+    """Algorithm 2's targets in their order: node N-1 first, down to the teacher, node 0, which has all steps that remain.
+
+    steps_per_node: for each of N-1 … 1 in this order; one number serves all. nodes: N. Raises ConfigError where they don't fit.
+    """
+    between = max(nodes - 1, 0)
+    lengths = [steps_per_node] * between if isinstance(steps_per_node, int) else list(steps_per_node)
+    if len(lengths) != between:
+        raise ConfigError(
+            f"backtracking.steps_per_node: {len(lengths)} numbers for {between} nodes between the path's end and the teacher"
+        )
+    if sum(lengths) >= total:
+        raise ConfigError(
+            f"backtracking.steps: {total} leave none for the teacher after {sum(lengths)} on {between} nodes: "
+            "raise steps, or lower steps_per_node"
+        )
+    starts = [sum(lengths[:index]) for index in range(between + 1)]
+    return tuple(Switch(step, node) for step, node in zip(starts, range(between, -1, -1), strict=True))
+
+
+def target_at(step: int, plan: Sequence[Switch]) -> int:
+    """The node that is the target at a step."""
+    return [switch.node for switch in plan if switch.step <= step][-1]

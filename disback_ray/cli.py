@@ -1,0 +1,140 @@
+"""The command line: thin; each command is a call that Python can make as well."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from disback_ray.errors import ConfigError, DisbackError
+
+app = typer.Typer(
+    name="disback-ray",
+    help=(
+        "One-step generators from diffusion models, by DisBack, with each model on a small GPU of its own.\n\n"
+        "Without a recipe, `disback-ray run` turns scikit-learn's real handwritten digits into a one-step generator, "
+        "on a private Ray on this machine, in a few minutes. Look at runs/digits/report.html afterwards."
+    ),
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipes_app = typer.Typer(
+    help="The shipped recipes: `recipes` lists them, `recipes show NAME` prints one.", rich_markup_mode=None
+)
+app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A shipped recipe (see `recipes`) or a YAML file; default: digits.")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="cluster.yaml: where Ray is, what each role gets, where runs are stored; default: a private Ray here."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="The run's folder or URI; default: runs/RECIPE. Used again, the run goes on.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a recipe's key, or a cluster file's as cluster.KEY. Repeatable."
+        ),
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="No Ray: all roles in this process; the same numbers.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run left in the folder.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Distil a teacher into a one-step generator: record the degradation path, then backtrack along it."""
+    from disback_ray.running import run as distil
+
+    result = distil(
+        recipe, cluster=cluster, out=out, seed=seed, overrides=set_ or [], in_process=in_process, fresh=fresh, progress=True
+    )
+    for line in describe(result.summary, result.paths):
+        print(line)
+
+
+@app.command()
+def sample(
+    run: Annotated[str, typer.Argument(help="A run's folder or URI.")],
+    n: Annotated[int, typer.Option("--n", help="How many samples.")] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
+    out: Annotated[
+        str, typer.Option(help="Where to: a .png (a picture) or an .npz (arrays x and, with classes, labels).")
+    ] = "samples.png",
+    debug: Debug = False,
+) -> None:
+    """Draw one-step samples from a run's generator."""
+    from disback_ray.result import load_run, save_samples
+
+    if not out.endswith((".png", ".npz")):
+        raise ConfigError(f"--out {out}: name a .png or an .npz file")
+    save_samples(load_run(run), n, seed=seed, out=Path(out))
+    print(out)
+
+
+@recipes_app.callback(invoke_without_command=True)
+def list_recipes(context: typer.Context) -> None:
+    """List the shipped recipes."""
+    from disback_ray.config import load_recipe, shipped
+
+    if context.invoked_subcommand is None:
+        for name in shipped("recipes"):
+            print(f"{name:12} {load_recipe(name).summary}")
+
+
+@recipes_app.command("show")
+def show_recipe(name: Annotated[str, typer.Argument(help="A shipped recipe.")]) -> None:
+    """Print a recipe, to read, or to save and change."""
+    from disback_ray.config import recipe_text
+
+    print(recipe_text(name), end="")
+
+
+def describe(summary: dict[str, Any], paths: dict[str, str]) -> list[str]:
+    """The run in a few lines: what was measured, how long it took, where to look."""
+    titles = {
+        "teacher": "teacher, many steps",
+        "untrained": "untrained generator",
+        "generator": "generator, one step",
+        "real_halves": "real against real",
+    }
+    rows = [(title, summary["metrics"][key]) for key, title in titles.items() if key in summary["metrics"]]
+    names = list(dict.fromkeys(name for _, figures in rows for name in figures))
+    lines = ["".join([f"{'':22}", *(f"{name.replace('_', ' '):>20}" for name in names)])]
+    for title, figures in rows:
+        lines.append("".join([f"{title:22}", *(f"{figures[name]:20.4g}" if name in figures else f"{'':20}" for name in names)]))
+    spent = sum(summary["stages"].values())
+    return [*lines, f"{summary['status']} in {spent:.0f} s; digest {summary['digest'][:16]}", f"report: {paths['report']}"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line. What a user can mend is one line on stderr and exit status 2, without a traceback unless --debug."""
+    given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        status = app(given, standalone_mode=False)
+    except (DisbackError, TyperException) as error:
+        _complain(error.format_message() if isinstance(error, TyperException) else str(error), debug="--debug" in given)
+        status = 2
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except Exception as error:
+        _complain(f"internal error, please report it: {type(error).__name__}: {error}", debug="--debug" in given)
+        status = 1
+    sys.exit(status or 0)
+
+
+def _complain(message: str, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"disback-ray: {' '.join(message.split())}", file=sys.stderr)

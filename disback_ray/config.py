@@ -1,0 +1,332 @@
+"""recipe.yaml and cluster.yaml → frozen models. Unknown keys are refused, with the nearest known one named."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from disback_ray.algorithms import path
+from disback_ray.algorithms.losses import Weighting
+from disback_ray.algorithms.noise import KarrasNoise, LogNormalNoise, Positive
+from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.data.sources import DigitsData, GridData, PointsData, RingData
+from disback_ray.errors import ConfigError
+from disback_ray.networks.spec import Count, DDPMppSpec, MLPSpec, ResNetMLPSpec
+
+for _plain in (
+    KarrasNoise,
+    LogNormalNoise,
+    OptimiserSettings,
+    DigitsData,
+    GridData,
+    RingData,
+    DDPMppSpec,
+    MLPSpec,
+    ResNetMLPSpec,
+):
+    _plain.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[union-attr]  # those files know no pydantic
+
+Whole = Annotated[int, Ge(0)]
+AnyNoise = Annotated[KarrasNoise | LogNormalNoise, Field(discriminator="kind")]
+AnyData = Annotated[DigitsData | RingData | GridData, Field(discriminator="kind")]
+AnyNetwork = Annotated[DDPMppSpec | ResNetMLPSpec, Field(discriminator="kind")]
+
+
+class _Frozen(BaseModel):
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class RoleResources(_Frozen):
+    """What one role gets. gpus None: one each where the cluster has enough, an equal share where not, 0 where there are none."""
+
+    gpus: Annotated[float, Ge(0), Lt(math.inf)] | None = None
+    cpus: Annotated[float, Gt(0), Lt(math.inf)] = 0.25
+    accelerator: str | None = None
+    replicas: Count = 1
+    share: Literal["teacher", "path_node", "fake_score", "generator", "evaluator"] | None = Field(None, alias="with")
+
+    @property
+    def threads(self) -> int:
+        """Of torch, in the role's process."""
+        return max(1, int(self.cpus))
+
+
+class Roles(_Frozen):
+    """One block a role. teacher_trainer: the workers of Ray Train, `replicas` of them, before the cast is placed."""
+
+    teacher: RoleResources = RoleResources()
+    path_node: RoleResources = RoleResources()
+    fake_score: RoleResources = RoleResources()
+    generator: RoleResources = RoleResources()
+    evaluator: RoleResources = RoleResources(gpus=0)
+    teacher_trainer: RoleResources = RoleResources(cpus=2)
+
+    def by_name(self) -> dict[str, RoleResources]:
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Roles":
+        for name in ("fake_score", "generator", "evaluator"):
+            if getattr(self, name).replicas != 1:
+                raise ValueError(f"{name}.replicas: {getattr(self, name).replicas}; this role holds the weights: 1")
+        return self
+
+
+class ClusterConfig(_Frozen):
+    """cluster.yaml: where Ray is, what each role gets, where runs are stored."""
+
+    address: str = "local"
+    storage: str = "runs"
+    placement_timeout: Positive = 120.0
+    recipe: str | None = None
+    roles: Roles = Roles()
+
+
+class TeacherTraining(_Frozen):
+    """How the teacher is trained on the recipe's data (EDM's loss, Karras et al. 2022, Eq. 8). seed: its own, whatever the run's."""
+
+    steps: Count
+    batch: Count
+    optimiser: OptimiserSettings
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.995
+    label_dropout: Annotated[float, Ge(0), Le(1)] = 0.0
+    noise: AnyNoise = LogNormalNoise()
+    seed: int = 0
+
+
+class Teacher(_Frozen):
+    """exact_score: the last target is the mixture's own score; the trained network is then only what s_φ and the path start from."""
+
+    network: AnyNetwork
+    sigma_data: Positive = 0.5
+    training: TeacherTraining
+    exact_score: bool = False
+    sampling_steps: Annotated[int, Ge(2)] = 18
+
+
+class Student(_Frozen):
+    """network: 'teacher' (same network, same first weights) or a network of its own with random weights. sigma_init: G(z) = D(σ_init z, σ_init)."""
+
+    network: Literal["teacher"] | MLPSpec = "teacher"
+    sigma_init: Positive = 80.0
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+
+
+class Recording(_Frozen):
+    """Algorithm 1. A node every `every` steps, or after the steps that `at` names. steps 0: no path, the paper's 'w/o trajectory'."""
+
+    steps: Whole = 200
+    every: Count | None = None
+    at: tuple[Count, ...] | None = None
+    optimiser: OptimiserSettings
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        return path.node_marks(self.steps, every=self.every, at=self.at)
+
+
+class Backtracking(_Frozen):
+    """Algorithm 2. steps_per_node: for the nodes N-1 … 1 in this order; the teacher has what remains of `steps`."""
+
+    steps: Count
+    steps_per_node: Count | Annotated[tuple[Count, ...], MinLen(1)]
+    generator: OptimiserSettings
+    fake_score: OptimiserSettings
+    fake_updates: Count = 1
+    weighting: Weighting = "dmd"
+    noise: AnyNoise = KarrasNoise()
+
+
+class Evaluation(_Frozen):
+    """every: steps between two measurements while training; samples: of the generator, for each; pictures: how many to show."""
+
+    every: Count = 50
+    samples: Annotated[int, Ge(2)] | None = None
+    pictures: Count = 100
+
+
+class Recipe(_Frozen):
+    """recipe.yaml: one experiment. checkpoint_every: steps between two points to go on from."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    summary: str
+    data: AnyData
+    teacher: Teacher
+    student: Student = Student()
+    batch: Count
+    micro_batches: Count = 1
+    fit_noise: AnyNoise = LogNormalNoise()
+    recording: Recording
+    backtracking: Backtracking
+    evaluation: Evaluation = Evaluation()
+    checkpoint_every: Count = 100
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.batch % self.micro_batches:
+            raise ValueError(f"micro_batches: {self.micro_batches} don't divide batch, {self.batch}")
+        points = isinstance(self.data, PointsData)
+        if points != isinstance(self.teacher.network, ResNetMLPSpec):
+            raise ValueError(f"teacher.network.kind: {self.teacher.network.kind} is not for data of kind {self.data.kind}")
+        if self.teacher.exact_score and not points:
+            raise ValueError(f"teacher.exact_score: no exact score is known for data of kind {self.data.kind}")
+        if isinstance(self.student.network, MLPSpec) and not points:
+            raise ValueError(f"student.network.kind: mlp is not for data of kind {self.data.kind}")
+        return self
+
+    @property
+    def switches(self) -> tuple[path.Switch, ...]:
+        """Algorithm 2's targets. Raises ConfigError where they don't fit the steps."""
+        return path.switches(len(self.recording.marks), self.backtracking.steps_per_node, total=self.backtracking.steps)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+SHIPPED = resources.files("disback_ray") / "configs"
+
+
+def shipped(folder: Literal["recipes", "clusters"]) -> list[str]:
+    """Names of the recipes or cluster files that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in (SHIPPED / folder).iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe's name or a YAML file, with `key=value` overrides. Raises ConfigError."""
+    recipe = _load(name, folder="recipes", model=Recipe, overrides=overrides)
+    assert recipe.switches  # checks the nodes against the steps
+    return recipe
+
+
+def load_cluster(name: str | Path | None, *, overrides: Sequence[str] = ()) -> ClusterConfig:
+    """A shipped cluster file's name or a YAML file (None: `local`), with `key=value` overrides. Raises ConfigError."""
+    return _load(str(name or "local"), folder="clusters", model=ClusterConfig, overrides=overrides)
+
+
+def recipe_text(name: str) -> str:
+    """A shipped recipe, or a YAML file, as it is written. Raises ConfigError."""
+    return _text(name, folder="recipes")
+
+
+def _load(name: str, *, folder: Literal["recipes", "clusters"], model: type[Model], overrides: Sequence[str]) -> Model:
+    return parse(_text(name, folder=folder), model=model, where=name, overrides=overrides)
+
+
+def _text(name: str, *, folder: Literal["recipes", "clusters"]) -> str:
+    known = shipped(folder)
+    if name in known:
+        return (SHIPPED / folder / f"{name}.yaml").read_text("utf-8")
+    if not name.endswith((".yaml", ".yml")) and "/" not in name:
+        raise ConfigError(
+            f"unknown {folder[:-1]} {name!r}{_nearest(name, known)}; shipped: {', '.join(known)}; or name a .yaml file"
+        )
+    try:
+        return Path(name).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"{name}: {reason}") from None
+
+
+def parse(text: str, *, model: type[Model], where: str, overrides: Sequence[str] = ()) -> Model:
+    """YAML → model. where: what to call it in errors. Raises ConfigError, one line that names the key."""
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    data = {} if data is None else data
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: holds {type(data).__name__}, not keys and values")
+    for override in overrides:
+        _override(data, override)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error, data, model)}") from None
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not last or not all(parents):
+        raise ConfigError(f"--set {text}: expected key=value, such as backtracking.steps=100")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {text}: {parent} holds a value, not keys")
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: the value is not YAML") from None
+
+
+def _explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
+    """The first complaint as `key: value: what is wrong`."""
+    problem = error.errors(include_url=False)[0]
+    keys, kind = _without_tags(problem["loc"], data, model)
+    where = ".".join(str(key) for key in keys)
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key {where}{_nearest(str(keys[-1]), _keys(kind))}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{where}: missing"
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    if not where:
+        return message
+    shown = repr(problem["input"])
+    return f"{where}: {shown if len(shown) < 60 else shown[:56] + ' …'}: {message[:1].lower()}{message[1:]}"
+
+
+def _without_tags(location: Iterable[int | str], data: Any, model: Any) -> tuple[list[int | str], Any]:
+    """The keys as the user wrote them, and the type that holds the last one: pydantic adds the members of unions to its paths."""
+    keys: list[int | str] = []
+    holder: Any = model
+    kind: Any = model
+    for part in location:
+        inside = isinstance(part, int) or (isinstance(data, Mapping) and part in data)
+        members = [m for m in _members(kind) if part in (getattr(m, "kind", None), getattr(m, "__name__", None))]
+        if members and not inside:
+            kind = members[0]
+            continue
+        if not inside and not any(part in _keys(member) for member in _members(kind)):
+            continue  # a union's member that is no class of ours, such as int or tuple[…]
+        keys.append(part)
+        holder = next((m for m in _members(kind) if part in _keys(m)), kind)
+        kind = _field_type(holder, part)
+        data = data[part] if inside and isinstance(data, (Mapping, list)) else None
+    return keys, holder
+
+
+def _members(kind: Any) -> list[Any]:
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if isinstance(kind, type) and get_origin(kind) is None:
+        return [kind]
+    return [member for part in get_args(kind) for member in _members(part)] if _is_union(kind) else [kind]
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) is Union or type(kind).__name__ in ("UnionType", "Union")
+
+
+def _field_type(holder: Any, key: int | str) -> Any:
+    if isinstance(holder, type) and issubclass(holder, BaseModel):
+        found = {(field.alias or name): field.annotation for name, field in holder.model_fields.items()}
+        return found.get(str(key))
+    if is_dataclass(holder):
+        return {field.name: field.type for field in fields(holder)}.get(str(key))
+    return None
+
+
+def _keys(kind: Any) -> list[str]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [field.alias or name for name, field in kind.model_fields.items()]
+    return [field.name for field in fields(kind)] if is_dataclass(kind) else []
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

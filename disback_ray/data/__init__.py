@@ -1,0 +1,1 @@
+"""The data that the shipped recipes train their teachers on and measure with."""

@@ -1,0 +1,1 @@
+"""What says how good a generator is."""

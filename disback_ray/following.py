@@ -1,0 +1,81 @@
+"""Follows steps that are submitted ahead of their results, and keeps count of what is due between them."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from disback_ray.actors.company import Company
+from disback_ray.algorithms.cast import Step
+from disback_ray.progress import Watcher
+from disback_ray.run_folder import Metrics
+
+AHEAD = 1
+"""So many steps are submitted before the last one's results are waited for: every device has its next work, and none is stale."""
+MOST_ASIDES = 8
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Something that was asked for between two steps; `then` takes what it gives, when it is there."""
+
+    later: Any
+    then: Callable[[Any], None]
+
+
+class Follower:
+    """Submits steps, waits for them one behind, and hands their numbers on."""
+
+    def __init__(self, company: Company, metrics: Metrics, watch: Watcher, *, stop: Callable[[], bool]) -> None:
+        self.company = company
+        self.metrics = metrics
+        self.watch = watch
+        self.stop = stop
+        self.asides: deque[Aside] = deque()
+        self.began = time.monotonic() - metrics.seconds
+
+    def follow(self, steps: Iterator[Step], *, after: Callable[[Step], None]) -> Step | None:
+        """Plays the steps; `after` is called once each is submitted, to ask for more between it and the next.
+
+        Returns the last step submitted, None if there was none; stops early, between two steps, when asked to.
+        Raises what a role raised.
+        """
+        pending: deque[Step] = deque()
+        last = None
+        while not self.stop() and (step := next(steps, None)) is not None:
+            last = step
+            after(step)
+            pending.append(step)
+            if len(pending) > AHEAD:
+                self._settle(pending.popleft())
+            self._gather(most=MOST_ASIDES)
+        while pending:
+            self._settle(pending.popleft())
+        self.finish()
+        return last
+
+    def finish(self) -> None:
+        """Waits for all that was asked for."""
+        self._gather(most=0)
+
+    def ask(self, later: Any, then: Callable[[Any], None] = lambda value: None) -> None:
+        """Leaves something to be waited for in passing."""
+        self.asides.append(Aside(later, then))
+
+    def _settle(self, step: Step) -> None:
+        numbers: dict[str, float] = {}
+        for result in self.company.wait(step.results):
+            for part in result if isinstance(result, list) else [result]:
+                numbers |= part
+        done = step.step + 1
+        self.metrics.add(
+            {"stage": step.stage, "step": done, "node": step.node, "seconds": time.monotonic() - self.began, **numbers}
+        )
+        self.watch.step(done, node=step.node, numbers=numbers)
+
+    def _gather(self, *, most: int) -> None:
+        """Takes what has come, in the order in which it was asked for; waits while more than `most` are out."""
+        while self.asides and (len(self.asides) > most or self.company.is_ready(self.asides[0].later)):
+            aside = self.asides.popleft()
+            aside.then(self.company.wait(aside.later))

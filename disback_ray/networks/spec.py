@@ -1,0 +1,155 @@
+"""Networks as settings: what a recipe names, what a checkpoint's JSON holds, and what each role builds in its own process."""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Lt, MinLen
+from torch import Tensor, nn
+
+from disback_ray.algorithms.noise import Positive
+from disback_ray.errors import CheckpointError
+from disback_ray.networks.mlp import MLP, ResNetMLP
+from disback_ray.networks.preconditioning import EDMPrecond
+from disback_ray.networks.song_unet import SongUNet
+
+Count = Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True)
+class DDPMppSpec:
+    """DDPM++ U-Net (Song et al. 2021, in EDM's configuration) for images."""
+
+    channels: Count = 32
+    multipliers: Annotated[tuple[Count, ...], MinLen(1)] = (1, 2)
+    blocks: Count = 1
+    attention: tuple[Count, ...] = ()
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    kind: Literal["ddpmpp"] = "ddpmpp"
+
+    def build(self, shape: tuple[int, ...], *, classes: int) -> nn.Module:
+        return SongUNet(
+            img_resolution=shape[-1],
+            in_channels=shape[0],
+            out_channels=shape[0],
+            label_dim=classes,
+            model_channels=self.channels,
+            channel_mult=self.multipliers,
+            num_blocks=self.blocks,
+            attn_resolutions=self.attention,
+            dropout=self.dropout,
+        )
+
+
+@dataclass(frozen=True)
+class ResNetMLPSpec:
+    """Residual MLP for points (App. E.1's teacher)."""
+
+    width: Count = 128
+    blocks: Count = 4
+    kind: Literal["resnet-mlp"] = "resnet-mlp"
+
+    def build(self, shape: tuple[int, ...], *, classes: int) -> nn.Module:
+        return ResNetMLP(dimension=shape[0], width=self.width, blocks=self.blocks, label_dim=classes)
+
+
+@dataclass(frozen=True)
+class MLPSpec:
+    """Plain MLP for points (App. E.1's student)."""
+
+    width: Count = 96
+    hidden_layers: Count = 3
+    kind: Literal["mlp"] = "mlp"
+
+
+NetworkSpec = DDPMppSpec | ResNetMLPSpec
+NETWORKS: dict[str, type[NetworkSpec]] = {"ddpmpp": DDPMppSpec, "resnet-mlp": ResNetMLPSpec}
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """A preconditioned network D(x, σ, condition). shape: one sample's, such as (1, 8, 8); classes: 0 where unconditional."""
+
+    network: NetworkSpec
+    shape: tuple[int, ...]
+    classes: int
+    sigma_data: Positive
+
+    def build(self, *, seed: int = 0) -> nn.Module:
+        """The denoiser with the initial weights that `seed` gives, in `eval` mode: no dropout, so that a step can be replayed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = self.network.build(self.shape, classes=self.classes)
+        return EDMPrecond(network, sigma_data=self.sigma_data, label_dim=self.classes).eval()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(settings: dict[str, Any]) -> "DenoiserSpec":
+        """Raises CheckpointError where the settings are not a denoiser's."""
+        try:
+            network = {key: tuple(v) if isinstance(v, list) else v for key, v in settings["network"].items()}
+            spec = NETWORKS[network["kind"]](**network)
+            return DenoiserSpec(spec, tuple(settings["shape"]), settings["classes"], settings["sigma_data"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"not the settings of a denoiser that this version knows ({error})") from None
+
+
+class OneStep(nn.Module):
+    """A denoiser as a one-step generator: G(z, condition) = D(σ_init z, σ_init, condition). z: [B, ...] ~ N(0, I)."""
+
+    def __init__(self, denoiser: nn.Module, *, sigma_init: float) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.sigma_init = sigma_init
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        sigma = torch.full((len(z),), self.sigma_init, device=z.device)
+        return self.denoiser(self.sigma_init * z, sigma, condition)
+
+
+class Direct(nn.Module):
+    """A plain network as a one-step generator: G(z) = F(z), for points."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        assert condition is None, "a plain MLP takes no condition"
+        return self.network(z)
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """G_stu: a denoiser used at one σ, or a plain MLP. shape: one sample's; classes: 0 where unconditional."""
+
+    network: DenoiserSpec | MLPSpec
+    shape: tuple[int, ...]
+    classes: int
+    sigma_init: Positive
+
+    def build(self, *, seed: int = 0) -> nn.Module:
+        """The generator with the initial weights that `seed` gives, in `eval` mode."""
+        if isinstance(self.network, DenoiserSpec):
+            return OneStep(self.network.build(seed=seed), sigma_init=self.sigma_init).eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = MLP(
+                dimension=self.shape[0], width=self.network.width, hidden_layers=self.network.hidden_layers
+            )
+        return Direct(network).eval()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(settings: dict[str, Any]) -> "GeneratorSpec":
+        """Raises CheckpointError where the settings are not a generator's."""
+        try:
+            plain = settings["network"].get("kind") == "mlp"
+            network = MLPSpec(**settings["network"]) if plain else DenoiserSpec.from_json(settings["network"])
+            return GeneratorSpec(network, tuple(settings["shape"]), settings["classes"], settings["sigma_init"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"not the settings of a generator that this version knows ({error})") from None

@@ -1,0 +1,180 @@
+"""A run's folder: whose it is, where its run stands, and what it has measured so far."""
+
+import importlib.metadata
+import io
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from disback_ray.config import ClusterConfig, Recipe
+from disback_ray.errors import CheckpointError, RunFolderError
+from disback_ray.storage import Folder
+
+CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
+KEPT_CHECKPOINTS = 2
+FLUSH_SECONDS = 5.0
+PACKAGES = ("disback-ray", "ray", "torch", "numpy", "pyarrow", "clean-fid", "scipy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A point to go on from: after `step` steps of `stage`. files: {role: proof of its file}."""
+
+    folder: Folder
+    stage: str
+    step: int
+    files: dict[str, dict[str, Any]]
+
+
+def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None:
+    """Checks that the folder is free, or holds this very run: then its summary is returned.
+
+    Raises RunFolderError where it is something else's. Writes nothing.
+    """
+    names = folder.names()
+    if not names:
+        return None
+    if CONFIG not in names:
+        raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: choose another folder with --out")
+    theirs = yaml.safe_load(folder.read(CONFIG))
+    ours = {"recipe": recipe.model_dump(mode="json"), "seed": seed}
+    for key, (old, new) in _differences({name: theirs.get(name) for name in ours}, ours).items():
+        raise RunFolderError(
+            f"{folder.uri} belongs to another run ({key}: {old!r} there, {new!r} here): choose another --out, or --fresh"
+        )
+    return folder.read_json(SUMMARY) if SUMMARY in names else {}
+
+
+def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in [*old, *(key for key in new if key not in old)]:
+            found |= _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+        return found
+    return {} if old == new else {where.removeprefix("recipe."): (old, new)}
+
+
+def write_config(folder: Folder, recipe: Recipe, cluster: ClusterConfig, *, seed: int) -> None:
+    """config.yaml: all settings as they were resolved. Its presence marks the folder as a run's."""
+    resolved = {
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": seed,
+        "cluster": cluster.model_dump(mode="json", by_alias=True),
+    }
+    folder.write(CONFIG, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).encode())
+
+
+def save_checkpoint(folder: Folder, stage: str, step: int, files: dict[str, dict[str, Any]]) -> None:
+    """Makes the files that the roles have written a checkpoint, by its manifest; then drops the oldest beyond two."""
+    checkpoints = folder / CHECKPOINTS
+    (checkpoints / checkpoint_name(stage, step)).write_json(MANIFEST, {"stage": stage, "step": step, "files": files})
+    for name in sorted((n for n in checkpoints.names() if n.startswith(stage)), reverse=True)[KEPT_CHECKPOINTS:]:
+        checkpoints.remove(name)
+
+
+def checkpoint_name(stage: str, step: int) -> str:
+    return f"{stage}-{step:08d}"
+
+
+def newest_checkpoint(folder: Folder, stage: str) -> Checkpoint | None:
+    """The newest whole checkpoint of a stage. Damaged ones are passed over."""
+    checkpoints = folder / CHECKPOINTS
+    for name in sorted((n for n in checkpoints.names() if n.startswith(stage)), reverse=True):
+        found = checkpoints / name
+        try:
+            manifest = found.read_json(MANIFEST)
+            for proof in manifest["files"].values():
+                found.verify(proof)
+        except (CheckpointError, KeyError, TypeError):
+            continue
+        return Checkpoint(found, stage, manifest["step"], manifest["files"])
+    return None
+
+
+class Metrics:
+    """metrics.parquet: one row a step. Rewritten now and then, whole each time, so that it can always be read."""
+
+    def __init__(self, folder: Folder, columns: list[str]) -> None:
+        self.folder = folder
+        numbers = [(name, pa.float64()) for name in ("seconds", *columns)]
+        self.schema = pa.schema([("stage", pa.string()), ("step", pa.int64()), ("node", pa.int64()), *numbers])
+        self.rows: list[dict[str, Any]] = []
+        self.early: dict[tuple[str, int], dict[str, float]] = {}
+        self.flushed = time.monotonic()
+        self.cost = 0.0
+        if folder.has(METRICS):
+            self.rows = pq.read_table(io.BytesIO(folder.read(METRICS))).to_pylist()
+
+    def forget_after(self, stage: str, step: int, *, order: Sequence[str]) -> None:
+        """Drops rows of steps that will be made again: those of `stage` after `step`, and of later stages."""
+        later = order[order.index(stage) + 1 :]
+        self.rows = [row for row in self.rows if row["stage"] not in later and (row["stage"] != stage or row["step"] <= step)]
+
+    @property
+    def seconds(self) -> float:
+        """How long the run had taken at the last row."""
+        return float(max((row["seconds"] for row in self.rows), default=0.0))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Takes a step's numbers; writes when it is time, so that writing takes at most a fiftieth of it."""
+        self.rows.append(row | self.early.pop((row["stage"], row["step"]), {}))
+        if time.monotonic() - self.flushed > max(FLUSH_SECONDS, 50 * self.cost):
+            self.flush()
+
+    def amend(self, stage: str, step: int, numbers: dict[str, float]) -> None:
+        """Adds what was measured after a step to its row, be it there already or not."""
+        for row in reversed(self.rows):
+            if row["stage"] == stage and row["step"] == step:
+                row.update(numbers)
+                return
+        self.early[stage, step] = numbers
+
+    def table(self) -> pa.Table:
+        return pa.Table.from_pylist(self.rows, schema=self.schema)
+
+    def flush(self) -> None:
+        start = time.monotonic()
+        sink = io.BytesIO()
+        pq.write_table(self.table(), sink)
+        self.folder.write(METRICS, sink.getvalue())
+        self.flushed = time.monotonic()
+        self.cost = self.flushed - start
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide what is computed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # shipped by Ray to a machine where it isn't installed
+            continue
+    return found
+
+
+@dataclass
+class Summary:
+    """summary.json, as it grows. stages: seconds; error: the line that ended a failed run."""
+
+    recipe: str
+    seed: int
+    status: str = "running"
+    stages: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    switches: list[dict[str, int]] = field(default_factory=list)
+    roles: dict[str, dict[str, Any]] = field(default_factory=dict)
+    digest: str = ""
+    versions: dict[str, str] = field(default_factory=versions)
+    pictures: list[dict[str, str]] = field(default_factory=list)
+    error: str | None = None
+
+    def picture(self, file: str, title: str) -> None:
+        """Notes a picture once, in the order in which pictures were first made."""
+        if all(known["file"] != file for known in self.pictures):
+            self.pictures.append({"file": file, "title": title})

@@ -1,0 +1,147 @@
+"""The page: place the cast → teacher → record → backtrack → evaluate → save."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from disback_ray.actors.company import Places
+from disback_ray.config import ClusterConfig, Recipe, load_cluster, load_recipe
+from disback_ray.errors import DisbackError, RunFolderError
+from disback_ray.production import Production, Stopped, teacher_name, teacher_plan
+from disback_ray.progress import OnConsole, Silent, Watcher
+from disback_ray.report import render
+from disback_ray.result import RunResult
+from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, claim, versions, write_config
+from disback_ray.storage import Folder
+from disback_ray.teachers.saved import is_saved
+from disback_ray.theatre import theatre
+
+DEFAULT_RECIPE = "digits"
+
+
+def run(
+    recipe: str | Path | None = None,
+    *,
+    cluster: str | Path | ClusterConfig | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    in_process: bool = False,
+    fresh: bool = False,
+    progress: bool = False,
+) -> RunResult:
+    """Distils a recipe's teacher into a one-step generator; goes on where the same run was left.
+
+    recipe: a shipped recipe's name or a YAML file; None takes the cluster file's, else 'digits'. cluster: a shipped name, a YAML
+    file, or settings; None is a private local Ray. out: the run's folder, by default the recipe's name in the cluster's storage.
+    overrides: `key=value`, of the recipe, or of the cluster file with `cluster.` before the key. in_process: no Ray, all roles here.
+    fresh: delete what an earlier run left in the folder. progress: show it on the terminal.
+
+    Raises DisbackError (see errors.py) with one line for a user; KeyboardInterrupt once what there is has been kept.
+    """
+    mine = [o.removeprefix("cluster.") for o in overrides if o.startswith("cluster.")]
+    places_on = cluster if isinstance(cluster, ClusterConfig) else load_cluster(cluster, overrides=mine)
+    name = recipe or places_on.recipe or DEFAULT_RECIPE
+    plan = load_recipe(str(name), overrides=[o for o in overrides if not o.startswith("cluster.")])
+    storage = Folder.at(places_on.storage)
+    folder = Folder.at(out) if out else storage / plan.name
+    done = _open(folder, plan, seed=seed, fresh=fresh)
+    if done is not None:
+        return done
+    with OnConsole() if progress else contextlib.nullcontext(Silent()) as watch, _interruptible() as stop:
+        return _produce(plan, places_on, folder, storage, seed=seed, in_process=in_process, watch=watch, stop=stop)
+
+
+def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool) -> RunResult | None:
+    """The folder's run, where it is this one and complete. Raises RunFolderError where the folder is something else's."""
+    if fresh and folder.names():
+        if not folder.has(CONFIG):
+            raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: --fresh doesn't delete it")
+        folder.clear()
+    found = claim(folder, recipe, seed=seed)
+    return RunResult(folder, found) if found and found.get("status") == "complete" else None
+
+
+def _produce(
+    recipe: Recipe, cluster: ClusterConfig, folder: Folder, storage: Folder,
+    *, seed: int, in_process: bool, watch: Watcher, stop: threading.Event,
+) -> RunResult:  # fmt: skip
+    """All stages. Whatever ends them early, what there is stays in the folder, with a summary and a report of it."""
+    plan = teacher_plan(recipe)
+    cache = storage / "teachers"
+    places = Places(cache / teacher_name(plan), folder, cache)
+    with theatre(cluster, in_process=in_process) as stage:
+        stage.check()
+        write_config(folder, recipe, cluster, seed=seed)
+        production = Production(recipe, seed, folder, places, _summary(folder, recipe, seed), watch, stop)
+        production.save_summary()
+        try:
+            with production.stage("teacher"):
+                if not is_saved(places.teacher):
+                    watch.stage("training the teacher", steps=plan.steps)
+                    stage.train_teacher(production)
+            with production.stage("casting"):
+                rehearsal = production.rehearse(stage.cast(production))
+            with production.stage("measuring"):
+                rehearsal.look_at_the_start()
+            with production.stage("recording"):
+                rehearsal.record()
+            with production.stage("backtracking"):
+                rehearsal.backtrack()
+            with production.stage("evaluation"):
+                rehearsal.evaluate()
+            production.summary.status = "complete"
+        except (Stopped, KeyboardInterrupt):
+            production.summary.status = "interrupted"
+            watch.say(f"stopped; what is done is kept in {folder.uri}: run the same command again to go on")
+            raise KeyboardInterrupt from None
+        except DisbackError as error:
+            production.summary.status, production.summary.error = "failed", str(error)
+            raise
+        finally:
+            if production.summary.status == "running":
+                production.summary.status = "failed"
+            production.save_summary()
+            _report(production)
+    return RunResult(folder, folder.read_json(SUMMARY))
+
+
+def _summary(folder: Folder, recipe: Recipe, seed: int) -> Summary:
+    """The summary that an earlier part of this run left, or a new one."""
+    if not folder.has(SUMMARY):
+        return Summary(recipe.name, seed)
+    left = folder.read_json(SUMMARY)
+    known = {field.name: left[field.name] for field in fields(Summary) if field.name in left}
+    return Summary(**(known | {"status": "running", "error": None, "versions": versions()}))
+
+
+def _report(production: Production) -> None:
+    folder, summary = production.folder, production.summary
+    pictures = {picture["file"]: folder.read(picture["file"]) for picture in summary.pictures}
+    table = Metrics(folder, []).table()
+    folder.write("report.html", render(asdict(summary), folder.read(CONFIG).decode(), table, pictures).encode())
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C (or SIGTERM) asks for a stop between two steps; the second one doesn't wait. Only where signals can be had."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

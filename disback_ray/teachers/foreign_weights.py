@@ -1,0 +1,33 @@
+"""Other people's weights into our networks, strictly."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from disback_ray.errors import CheckpointError
+from disback_ray.networks.preconditioning import Preconditioning
+
+Denoiser = TypeVar("Denoiser", bound=Preconditioning)
+
+
+def denoiser_with(build: Callable[[], Denoiser], weights: Mapping[str, Tensor]) -> Denoiser:
+    """The denoiser that `build` makes, holding `weights` as float32, in `eval` mode.
+
+    It is built without storage and nothing is drawn, so that a file's claims about its size cost no memory.
+    Raises CheckpointError where a name or a shape is not the network's.
+    """
+    with torch.device("meta"):
+        denoiser = build()
+    expected = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if missing := sorted(expected.keys() - found.keys()):
+        raise CheckpointError(f"weights missing: {len(missing)}, the first is {missing[0]}")
+    if unknown := sorted(found.keys() - expected.keys()):
+        raise CheckpointError(f"weights that the network doesn't have: {len(unknown)}, the first is {unknown[0]!r:.120}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise CheckpointError(f"weight {name}: its shape is {found[name]}, the network's is {shape}")
+    denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=True, assign=True)
+    return denoiser.eval()

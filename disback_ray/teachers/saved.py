@@ -1,0 +1,42 @@
+"""A denoiser on disk: model.safetensors beside denoiser.json."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from disback_ray.errors import CheckpointError
+from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.storage import Folder
+
+SETTINGS, WEIGHTS = "denoiser.json", "model.safetensors"
+
+
+def save_denoiser(folder: Folder, spec: DenoiserSpec, weights: Mapping[str, Tensor]) -> None:
+    """The settings are written last: a folder that has them is whole. Raises CheckpointError."""
+    proof = folder.write_tensors(WEIGHTS, weights)
+    folder.write_json(SETTINGS, spec.to_json() | {"weights": proof})
+
+
+def is_saved(folder: Folder) -> bool:
+    return folder.has(SETTINGS)
+
+
+def load_denoiser(folder: Folder) -> nn.Module:
+    """The denoiser of a folder, in `eval` mode. Raises CheckpointError where anything is missing, damaged or doesn't fit."""
+    settings = folder.read_json(SETTINGS)
+    denoiser = DenoiserSpec.from_json(settings).build()
+    tensors = folder.read_tensors(WEIGHTS, sha256=settings.get("weights", {}).get("sha256"))
+    load_strictly(denoiser, tensors, where=folder.uri)
+    return denoiser
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Loads weights whose names, shapes and number are the module's exactly. Raises CheckpointError otherwise.
+
+    A loader that skips what it doesn't know changes nothing and says nothing: the target would never move.
+    """
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        first = str(error).replace("\t", " ").splitlines()[1:2] or [str(error)]
+        raise CheckpointError(f"{where}: the weights don't fit the network: {first[0].strip()}") from None

@@ -1,0 +1,96 @@
+"""Trains an EDM teacher on the recipe's data (Karras et al. 2022, Eq. 8), as one of any number of equal workers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from disback_ray.algorithms.average import MovingAverage
+from disback_ray.algorithms.losses import denoising_loss
+from disback_ray.algorithms.noise import Batch, NoiseLaw, add_noise
+from disback_ray.algorithms.optimiser import Learner, OptimiserSettings
+from disback_ray.data.sources import DataSpec
+from disback_ray.device import best_device
+from disback_ray.errors import CheckpointError, NonFiniteError
+from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.storage import Folder
+from disback_ray.teachers.saved import save_denoiser
+
+UNFINISHED = "unfinished.safetensors"
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """All that decides a teacher's weights. label_dropout: how often a sample's class is hidden; ema: the average's decay."""
+
+    spec: DenoiserSpec
+    data: DataSpec
+    steps: int
+    batch: int
+    optimiser: OptimiserSettings
+    ema: float
+    label_dropout: float
+    noise: NoiseLaw
+    seed: int
+
+
+def train_teacher(
+    plan: TeacherPlan,
+    folder: Folder,
+    *,
+    report: Callable[[int, float], None],
+    rank: int = 0,
+    workers: int = 1,
+    distribute: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> None:
+    """Trains from where `folder` stands and saves the averaged weights there.
+
+    Each worker takes its share of every batch; what is drawn doesn't depend on their number. distribute: wraps the denoiser so that the
+    workers' gradients are averaged (DDP). report(step, loss) is called after each step of rank 0, and may raise to stop.
+    Raises NonFiniteError, CheckpointError.
+    """
+    device = best_device()
+    denoiser = plan.spec.build(seed=plan.seed).to(device)
+    learner = Learner(denoiser, plan.optimiser, updates=plan.steps, name="teacher")
+    average = MovingAverage(denoiser, decay=plan.ema)
+    if folder.has(UNFINISHED):
+        _restore(learner, average, folder)
+    parallel = distribute(denoiser)
+    first, last = plan.batch * rank // workers, plan.batch * (rank + 1) // workers
+    for step in range(learner.version, plan.steps):
+        batch = Batch(plan.seed, "teacher", step, first, last - first)
+        loss = _loss(plan, parallel, batch, device) * workers  # DDP averages over the workers
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"the teacher's loss is {loss.item()} at step {step}: lower teacher.training.optimiser.lr")
+        loss.backward()
+        learner.gather(plan.batch)
+        learner.update(step, samples=plan.batch)
+        average.update(step)
+        if rank == 0:
+            if (step + 1) % max(plan.steps // 10, 100) == 0:
+                folder.write_tensors(UNFINISHED, learner.state() | average.state())
+            report(step + 1, loss.item())
+    if rank == 0:
+        save_denoiser(folder, plan.spec, average.weights)
+
+
+def _loss(plan: TeacherPlan, denoiser: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
+    drawn = plan.data.draw(batch)
+    x0, condition = drawn.x.to(device), drawn.condition
+    if condition is not None:
+        hidden = batch.uniform("label_dropout") < plan.label_dropout
+        condition = condition.masked_fill(hidden, -1).to(device)
+    noisy = add_noise(x0, batch, law=plan.noise, tag="teacher")
+    denoised = denoiser(noisy.x_t, noisy.sigma, condition)
+    return denoising_loss(denoised, x0, noisy.sigma, sigma_data=plan.spec.sigma_data).sum() / plan.batch
+
+
+def _restore(learner: Learner, average: MovingAverage, folder: Folder) -> None:
+    """Goes on from an unfinished training. Raises CheckpointError where its file is damaged."""
+    tensors = folder.read_tensors(UNFINISHED)
+    try:
+        learner.restore(tensors)
+        average.restore(tensors)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder.uri}/{UNFINISHED} doesn't fit ({error}): delete it to train afresh") from None

@@ -1,0 +1,113 @@
+"""Where a run is played: on Ray, or all in this process. Both train the teacher and put the cast on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+from disback_ray.actors.company import Company, in_process, on_ray
+from disback_ray.actors.placement import Placement, place
+from disback_ray.actors.session import attach
+from disback_ray.actors.teacher_trainer import train_on_ray
+from disback_ray.config import ClusterConfig, RoleResources
+from disback_ray.production import Production, Stopped, teacher_plan
+from disback_ray.teachers.training import train_teacher
+
+LOCAL_PLACEMENT_SECONDS = 10.0
+"""A private cluster doesn't grow: what can't be placed at once never will be."""
+
+
+class Theatre(Protocol):
+    """See OnRay and InProcess."""
+
+    def check(self) -> None: ...
+
+    def train_teacher(self, production: Production) -> None: ...
+
+    def cast(self, production: Production) -> Company: ...
+
+
+class InProcess:
+    """Everything here, without Ray."""
+
+    def __init__(self, cluster: ClusterConfig) -> None:
+        self.roles = cluster.roles.by_name()
+
+    def check(self) -> None:
+        """There is nothing to be placed."""
+
+    def train_teacher(self, production: Production) -> None:
+        """Raises Stopped, NonFiniteError, CheckpointError."""
+
+        def report(step: int, loss: float) -> None:
+            production.watch.step(step, node=None, numbers={"loss": loss})
+            if production.stop.is_set():
+                raise Stopped
+
+        torch.set_num_threads(self.roles["teacher_trainer"].threads)
+        train_teacher(teacher_plan(production.recipe), production.places.teacher, report=report)
+
+    def cast(self, production: Production) -> Company:
+        return in_process(production.recipe, production.places, self.roles, seed=production.seed)
+
+
+class OnRay:
+    """Actors on a Ray cluster."""
+
+    def __init__(self, cluster: ClusterConfig, *, private: bool) -> None:
+        self.roles = cluster.roles.by_name()
+        self.timeout = min(cluster.placement_timeout, LOCAL_PLACEMENT_SECONDS) if private else cluster.placement_timeout
+        self.placement: Placement | None = None
+
+    def check(self) -> None:
+        """Reserves the cast's devices, so that what can't be placed is said before anything is written. Raises PlacementError."""
+        place({"trainer": self.roles["teacher_trainer"]}, timeout=self.timeout).remove()
+        self.placement = place(self._cast(), timeout=self.timeout)
+
+    def _cast(self) -> dict[str, RoleResources]:
+        return {name: asked for name, asked in self.roles.items() if name != "teacher_trainer"}
+
+    def train_teacher(self, production: Production) -> None:
+        """Raises Stopped, ClusterError, NonFiniteError, CheckpointError."""
+        self._release()  # the trainer may need the very devices that the cast will have
+        trainer = self.roles["teacher_trainer"]
+        reserved = place({"trainer": trainer}, timeout=self.timeout)
+        gpus = reserved.options("trainer")["num_gpus"]
+        reserved.remove()
+
+        def watch(step: int, loss: float) -> bool:
+            production.watch.step(step, node=None, numbers={"loss": loss})
+            return not production.stop.is_set()
+
+        plan, folder = teacher_plan(production.recipe), production.places.teacher
+        if not train_on_ray(plan, folder, trainer, gpus=gpus, watch=watch):
+            raise Stopped
+
+    def cast(self, production: Production) -> Company:
+        """Raises PlacementError, ClusterError, and what building a role raises."""
+        if self.placement is None:
+            self.placement = place(self._cast(), timeout=self.timeout)
+        return on_ray(production.recipe, production.places, self.roles, self.placement, seed=production.seed)
+
+    def close(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self.placement is not None:
+            self.placement.remove()
+            self.placement = None
+
+
+@contextmanager
+def theatre(cluster: ClusterConfig, *, in_process: bool) -> Iterator[Theatre]:
+    """The place for a run, until the block ends. Raises ClusterError where Ray can't be reached."""
+    if in_process:
+        yield InProcess(cluster)
+        return
+    with attach(cluster.address) as session:
+        stage = OnRay(cluster, private=session.owned)
+        try:
+            yield stage
+        finally:
+            stage.close()
