@@ -50,7 +50,9 @@ class RoleResources(_Frozen):
     cpus: Annotated[float, Gt(0), Lt(math.inf)] = 0.25
     accelerator: str | None = None
     replicas: Count = 1
-    share: Literal["teacher", "path_node", "fake_score", "generator", "evaluator"] | None = Field(None, alias="with")
+    share: Literal["teacher", "path_node", "fake_score", "generator", "evaluator"] | None = Field(
+        default=None, validation_alias="with", serialization_alias="with"
+    )
 
     @property
     def threads(self) -> int:
@@ -112,7 +114,10 @@ class Teacher(_Frozen):
 
 
 class Student(_Frozen):
-    """network: 'teacher' (same network, same first weights) or a network of its own with random weights. sigma_init: G(z) = D(σ_init z, σ_init)."""
+    """network: 'teacher' (same network, same first weights) or one of its own with random weights.
+
+    sigma_init: G(z) = D(σ_init z, σ_init). ema: the decay of the weights' moving average, which samples are drawn with; 0 for none.
+    """
 
     network: Literal["teacher"] | MLPSpec = "teacher"
     sigma_init: Positive = 80.0
@@ -296,7 +301,8 @@ def _without_tags(location: Iterable[int | str], data: Any, model: Any) -> tuple
         keys.append(part)
         holder = next((m for m in _members(kind) if part in _keys(m)), kind)
         kind = _field_type(holder, part)
-        data = data[part] if inside and isinstance(data, (Mapping, list)) else None
+        reachable: Any = data if inside and isinstance(data, (Mapping, list)) else {part: None}
+        data = reachable[part]
     return keys, holder
 
 

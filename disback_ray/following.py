@@ -8,6 +8,7 @@ from typing import Any
 
 from disback_ray.actors.company import Company
 from disback_ray.algorithms.cast import Step
+from disback_ray.interruption import Stop
 from disback_ray.progress import Watcher
 from disback_ray.run_folder import Metrics
 
@@ -27,7 +28,7 @@ class Aside:
 class Follower:
     """Submits steps, waits for them one behind, and hands their numbers on."""
 
-    def __init__(self, company: Company, metrics: Metrics, watch: Watcher, *, stop: Callable[[], bool]) -> None:
+    def __init__(self, company: Company, metrics: Metrics, watch: Watcher, *, stop: Stop) -> None:
         self.company = company
         self.metrics = metrics
         self.watch = watch
@@ -41,9 +42,13 @@ class Follower:
         Returns the last step submitted, None if there was none; stops early, between two steps, when asked to.
         Raises what a role raised.
         """
+        with self.stop.at_a_good_moment():
+            return self._follow(steps, after)
+
+    def _follow(self, steps: Iterator[Step], after: Callable[[Step], None]) -> Step | None:
         pending: deque[Step] = deque()
         last = None
-        while not self.stop() and (step := next(steps, None)) is not None:
+        while not self.stop.is_set() and (step := next(steps, None)) is not None:
             last = step
             after(step)
             pending.append(step)

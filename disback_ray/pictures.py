@@ -69,8 +69,8 @@ def snapshots(frames: Sequence[tuple[str, Array]], real: Array) -> bytes:
     assert frames
     data = _thinned(_array(real))
     drawn = [(title, _thinned(_array(points))) for title, points in frames]
-    columns = min(4, len(drawn))
-    rows = math.ceil(len(drawn) / columns)
+    rows = math.ceil(len(drawn) / 4)
+    columns = math.ceil(len(drawn) / rows)
     side = 2.4 if len(drawn) > 1 else 4.4
     figure = _figure(columns * side, rows * (side + 0.25) + 0.3)
     window = _window([data, *(points for _, points in drawn)])

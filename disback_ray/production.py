@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.config import Recipe
 from disback_ray.data.sources import GridData, RingData
 from disback_ray.following import Follower
+from disback_ray.interruption import Stop
 from disback_ray.progress import Watcher
 from disback_ray.run_folder import (
     CHECKPOINTS,
@@ -31,8 +31,6 @@ from disback_ray.storage import Folder
 from disback_ray.teachers.training import TeacherPlan
 
 STAGES = (degradation.STAGE, backtracking.STAGE)
-MEASURED = ("frechet", "accuracy", "sliced_wasserstein", "energy_distance", "modes")
-TRAINED = ("fake_loss", "fake_grad_norm", "field_norm", "generator_grad_norm")
 
 
 class Stopped(Exception):
@@ -48,8 +46,9 @@ class Production:
     folder: Folder
     places: Places
     summary: Summary
+    metrics: Metrics
     watch: Watcher
-    stop: threading.Event
+    stop: Stop
 
     def save_summary(self) -> None:
         self.folder.write_json(SUMMARY, asdict(self.summary))
@@ -67,8 +66,7 @@ class Production:
     def rehearse(self, company: Company) -> "Rehearsal":
         """The cast has been placed: what the remaining stages need."""
         self.summary.roles = company.seats
-        metrics = Metrics(self.folder, [*TRAINED, *MEASURED])
-        return Rehearsal(self, company, metrics, Follower(company, metrics, self.watch, stop=self.stop.is_set))
+        return Rehearsal(self, company, Follower(company, self.metrics, self.watch, stop=self.stop))
 
 
 @dataclass
@@ -77,7 +75,6 @@ class Rehearsal:
 
     production: Production
     company: Company
-    metrics: Metrics
     follower: Follower
 
     def __post_init__(self) -> None:
@@ -98,10 +95,10 @@ class Rehearsal:
         self.production.watch.stage("measuring the teacher", steps=1)
         sampling: dict[str, Any] = {"seed": self.seed, "steps": self.recipe.teacher.sampling_steps}
         measure, wait = self.evaluator.measure, self.company.wait
-        teacher = measure(self.cast.teacher.draw(self.wanted, **sampling))
-        untrained = measure(self.cast.generator.draw(self.wanted, seed=self.seed))
+        teacher = measure(self.company.teacher.draw(self.wanted, **sampling))
+        untrained = measure(self.company.generator.draw(self.wanted, seed=self.seed))
         halves = self.evaluator.real_halves()
-        self._picture(self.cast.teacher.draw(self.wanted_pictures, **sampling), "teacher", "The teacher, many steps")
+        self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", "The teacher, many steps")
         self._generator_picture("untrained", "The generator, untrained")
         self.follower.finish()
         self.summary.metrics |= {"teacher": wait(teacher), "untrained": wait(untrained), "real_halves": wait(halves)}
@@ -148,10 +145,10 @@ class Rehearsal:
         if self.of_points:
             self._ask_picture(lambda file: self.evaluator.figure_8(file), "figure-8", "The student along training (Figure 8)")
             self._figure_9("figure-9-end", "Score fields at the end (Figure 9)")
-        self.follower.ask(self.cast.generator.export(self.production.folder / "generator"))
+        self.follower.ask(self.company.generator.export(self.production.folder / "generator"))
         self.follower.finish()
         wait = self.company.wait
-        digests = wait([self.cast.generator.digest(), self.cast.fake_score.digest()])
+        digests = wait([self.company.generator.digest(), self.company.fake_score.digest()])
         self.summary.metrics["generator"] = wait(final)
         self.summary.digest = hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -175,7 +172,7 @@ class Rehearsal:
             self._checkpoint(backtracking.STAGE, done)
 
     def _measured(self, done: int, node: int, numbers: dict[str, float], node_ends: bool) -> None:
-        self.metrics.amend(backtracking.STAGE, done, numbers)
+        self.production.metrics.amend(backtracking.STAGE, done, numbers)
         self.production.watch.step(done, node=node, numbers=numbers)
         if node_ends:
             self.summary.metrics.setdefault("nodes", {})[str(node)] = numbers
@@ -185,13 +182,13 @@ class Rehearsal:
 
     def _enter(self, stage: str, found: Checkpoint | None, *, node: int) -> None:
         """Puts the cast where the stage begins, or where its checkpoint left it."""
-        self.metrics.forget_after(stage, found.step if found else 0, order=STAGES)
-        later = [self.cast.fake_score.begin(stage, node=node)]
+        self.production.metrics.forget_after(stage, found.step if found else 0, order=STAGES)
+        later = [self.company.fake_score.begin(stage, node=node)]
         if found:
             files = found.files
-            later = [self.cast.fake_score.load(found.folder, stage=stage, sha256=files["fake_score"]["sha256"])]
+            later = [self.company.fake_score.load(found.folder, stage=stage, sha256=files["fake_score"]["sha256"])]
             if "generator" in files:
-                later.append(self.cast.generator.load(found.folder, sha256=files["generator"]["sha256"]))
+                later.append(self.company.generator.load(found.folder, sha256=files["generator"]["sha256"]))
         self.company.wait(later)
 
     def _end(self, stage: str, last: Step | None, *, total: int) -> None:
@@ -199,18 +196,18 @@ class Rehearsal:
         if last is not None and (stage == backtracking.STAGE or last.step + 1 < total):
             self._checkpoint(stage, last.step + 1)
             self.follower.finish()
-        self.metrics.flush()
+        self.production.metrics.flush()
         if self.production.stop.is_set():
             raise Stopped
 
     def _checkpoint(self, stage: str, done: int) -> None:
         folder = self.production.folder / CHECKPOINTS / checkpoint_name(stage, done)
         roles = ["fake_score", "generator"] if stage == backtracking.STAGE else ["fake_score"]
-        later = [getattr(self.cast, role).save(folder) for role in roles]
+        later = [getattr(self.company, role).save(folder) for role in roles]
 
         def keep(proofs: list[dict[str, Any]]) -> None:
             save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)))
-            self.metrics.flush()
+            self.production.metrics.flush()
             self.production.save_summary()
 
         self.follower.ask(later, keep)
@@ -224,10 +221,10 @@ class Rehearsal:
     # -- pictures --
 
     def _drawn(self) -> Any:
-        return self.cast.generator.draw(self.wanted, seed=self.seed)
+        return self.company.generator.draw(self.wanted, seed=self.seed)
 
     def _generator_picture(self, name: str, title: str) -> None:
-        self._picture(self.cast.generator.draw(self.wanted_pictures, seed=self.seed), name, title)
+        self._picture(self.company.generator.draw(self.wanted_pictures, seed=self.seed), name, title)
 
     def _picture(self, drawn: Any, name: str, title: str) -> None:
         self._ask_picture(lambda file: self.evaluator.picture(drawn, file), name, title)
@@ -239,8 +236,8 @@ class Rehearsal:
     def _figure_9(self, name: str, title: str) -> None:
         assert isinstance(self.recipe.data, (RingData, GridData))
         grid, sigma = self.evaluator.grid(), 5 * self.recipe.data.std
-        teacher = self.cast.teacher.field(grid, sigma=sigma)
-        fake = self.cast.fake_score.field(grid, sigma=sigma)
+        teacher = self.company.teacher.field(grid, sigma=sigma)
+        fake = self.company.fake_score.field(grid, sigma=sigma)
         self._ask_picture(lambda file: self.evaluator.figure_9(teacher, fake, self._drawn(), file), name, title)
 
 

@@ -102,8 +102,10 @@ def save_samples(run: RunResult, n: int, *, seed: int, out: Path) -> None:
         data.write(image_grid(x, columns=max(1, round(n**0.5))) if x.ndim == 4 else snapshots([("", x)], x[:0]))
     else:
         classes = run.classes
-        labels = {"labels": np.arange(n) % classes} if classes else {}
-        np.savez(data, x=x.numpy(), **labels)
+        if classes:
+            np.savez(data, x=x.numpy(), labels=np.arange(n) % classes)
+        else:
+            np.savez(data, x=x.numpy())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = out.with_name(f"{out.name}.partial")

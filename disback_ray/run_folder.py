@@ -19,6 +19,9 @@ from disback_ray.storage import Folder
 CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
 KEPT_CHECKPOINTS = 2
 FLUSH_SECONDS = 5.0
+TRAINED = ("fake_loss", "fake_grad_norm", "field_norm", "generator_grad_norm")
+MEASURED = ("frechet", "accuracy", "sliced_wasserstein", "energy_distance", "modes")
+NUMBERS = ("seconds", *TRAINED, *MEASURED)
 PACKAGES = ("disback-ray", "ray", "torch", "numpy", "pyarrow", "clean-fid", "scipy", "scikit-learn")
 
 
@@ -40,15 +43,24 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
     names = folder.names()
     if not names:
         return None
-    if CONFIG not in names:
+    theirs = _config(folder) if CONFIG in names else None
+    if theirs is None:
         raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: choose another folder with --out")
-    theirs = yaml.safe_load(folder.read(CONFIG))
     ours = {"recipe": recipe.model_dump(mode="json"), "seed": seed}
     for key, (old, new) in _differences({name: theirs.get(name) for name in ours}, ours).items():
         raise RunFolderError(
             f"{folder.uri} belongs to another run ({key}: {old!r} there, {new!r} here): choose another --out, or --fresh"
         )
     return folder.read_json(SUMMARY) if SUMMARY in names else {}
+
+
+def _config(folder: Folder) -> dict[str, Any] | None:
+    """What write_config() wrote; None where the file is somebody else's: many programs have a config.yaml."""
+    try:
+        found = yaml.safe_load(folder.read(CONFIG))
+    except (yaml.YAMLError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"recipe", "seed", "cluster"} <= found.keys() else None
 
 
 def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
@@ -100,16 +112,23 @@ def newest_checkpoint(folder: Folder, stage: str) -> Checkpoint | None:
 class Metrics:
     """metrics.parquet: one row a step. Rewritten now and then, whole each time, so that it can always be read."""
 
-    def __init__(self, folder: Folder, columns: list[str]) -> None:
+    schema = pa.schema(
+        [("stage", pa.string()), ("step", pa.int64()), ("node", pa.int64()), *((name, pa.float64()) for name in NUMBERS)]
+    )
+
+    def __init__(self, folder: Folder) -> None:
+        """Goes on from the folder's file, where it has one. Raises CheckpointError where that is damaged."""
         self.folder = folder
-        numbers = [(name, pa.float64()) for name in ("seconds", *columns)]
-        self.schema = pa.schema([("stage", pa.string()), ("step", pa.int64()), ("node", pa.int64()), *numbers])
         self.rows: list[dict[str, Any]] = []
         self.early: dict[tuple[str, int], dict[str, float]] = {}
         self.flushed = time.monotonic()
         self.cost = 0.0
         if folder.has(METRICS):
-            self.rows = pq.read_table(io.BytesIO(folder.read(METRICS))).to_pylist()
+            try:
+                self.rows = pq.read_table(io.BytesIO(folder.read(METRICS))).to_pylist()
+            except pa.ArrowException as error:
+                reason = str(error).splitlines()[0]
+                raise CheckpointError(f"{folder.uri}/{METRICS} is damaged: {reason}: delete it to go on without it") from None
 
     def forget_after(self, stage: str, step: int, *, order: Sequence[str]) -> None:
         """Drops rows of steps that will be made again: those of `stage` after `step`, and of later stages."""
@@ -133,7 +152,7 @@ class Metrics:
             if row["stage"] == stage and row["step"] == step:
                 row.update(numbers)
                 return
-        self.early[stage, step] = numbers
+        self.early.setdefault((stage, step), {}).update(numbers)
 
     def table(self) -> pa.Table:
         return pa.Table.from_pylist(self.rows, schema=self.schema)

@@ -1,16 +1,14 @@
 """The page: place the cast → teacher → record → backtrack → evaluate → save."""
 
 import contextlib
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from disback_ray.actors.company import Places
 from disback_ray.config import ClusterConfig, Recipe, load_cluster, load_recipe
 from disback_ray.errors import DisbackError, RunFolderError
+from disback_ray.interruption import Stop, interruptible
 from disback_ray.production import Production, Stopped, teacher_name, teacher_plan
 from disback_ray.progress import OnConsole, Silent, Watcher
 from disback_ray.report import render
@@ -52,23 +50,23 @@ def run(
     done = _open(folder, plan, seed=seed, fresh=fresh)
     if done is not None:
         return done
-    with OnConsole() if progress else contextlib.nullcontext(Silent()) as watch, _interruptible() as stop:
-        return _produce(plan, places_on, folder, storage, seed=seed, in_process=in_process, watch=watch, stop=stop)
+    with OnConsole() if progress else contextlib.nullcontext(Silent()) as watch, interruptible() as stop:
+        return _produce(plan, places_on, folder, storage, seed=seed, in_process=in_process, fresh=fresh, watch=watch, stop=stop)
 
 
 def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool) -> RunResult | None:
     """The folder's run, where it is this one and complete. Raises RunFolderError where the folder is something else's."""
-    if fresh and folder.names():
-        if not folder.has(CONFIG):
+    if fresh:
+        if folder.names() and not folder.has(CONFIG):
             raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: --fresh doesn't delete it")
-        folder.clear()
+        return None
     found = claim(folder, recipe, seed=seed)
     return RunResult(folder, found) if found and found.get("status") == "complete" else None
 
 
 def _produce(
     recipe: Recipe, cluster: ClusterConfig, folder: Folder, storage: Folder,
-    *, seed: int, in_process: bool, watch: Watcher, stop: threading.Event,
+    *, seed: int, in_process: bool, fresh: bool, watch: Watcher, stop: Stop,
 ) -> RunResult:  # fmt: skip
     """All stages. Whatever ends them early, what there is stays in the folder, with a summary and a report of it."""
     plan = teacher_plan(recipe)
@@ -76,14 +74,17 @@ def _produce(
     places = Places(cache / teacher_name(plan), folder, cache)
     with theatre(cluster, in_process=in_process) as stage:
         stage.check()
+        if fresh:
+            folder.clear()
         write_config(folder, recipe, cluster, seed=seed)
-        production = Production(recipe, seed, folder, places, _summary(folder, recipe, seed), watch, stop)
+        production = Production(recipe, seed, folder, places, _summary(folder, recipe, seed), Metrics(folder), watch, stop)
         production.save_summary()
         try:
             with production.stage("teacher"):
                 if not is_saved(places.teacher):
                     watch.stage("training the teacher", steps=plan.steps)
-                    stage.train_teacher(production)
+                    with stop.at_a_good_moment():
+                        stage.train_teacher(production)
             with production.stage("casting"):
                 rehearsal = production.rehearse(stage.cast(production))
             with production.stage("measuring"):
@@ -105,6 +106,7 @@ def _produce(
         finally:
             if production.summary.status == "running":
                 production.summary.status = "failed"
+            production.metrics.flush()
             production.save_summary()
             _report(production)
     return RunResult(folder, folder.read_json(SUMMARY))
@@ -122,26 +124,5 @@ def _summary(folder: Folder, recipe: Recipe, seed: int) -> Summary:
 def _report(production: Production) -> None:
     folder, summary = production.folder, production.summary
     pictures = {picture["file"]: folder.read(picture["file"]) for picture in summary.pictures}
-    table = Metrics(folder, []).table()
-    folder.write("report.html", render(asdict(summary), folder.read(CONFIG).decode(), table, pictures).encode())
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C (or SIGTERM) asks for a stop between two steps; the second one doesn't wait. Only where signals can be had."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    page = render(asdict(summary), folder.read(CONFIG).decode(), production.metrics.table(), pictures)
+    folder.write("report.html", page.encode())

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from disback_ray.errors import CheckpointError, ConfigError
+
+ASIDE = ".partial"
+"""Ends the name of a file while it is written; what a killed process left of one is no file of the folder's."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,17 @@ class Folder:
         return folder
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self.uri.rstrip('/')}/{name}")
+        where, options = self._split()
+        return Folder(f"{where.rstrip('/')}/{name}{options}")
 
     @property
     def name(self) -> str:
-        return self.uri.rstrip("/").rpartition("/")[2]
+        return self._split()[0].rstrip("/").rpartition("/")[2]
+
+    def _split(self) -> tuple[str, str]:
+        """The place and the options of a URI such as s3://bucket/runs?region=…"""
+        where, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return where, mark + options
 
     @property
     def is_local(self) -> bool:
@@ -62,41 +72,42 @@ class Folder:
         """Writes a file aside and renames it, so that a reader never meets half of one. Raises CheckpointError."""
         filesystem, path = self._open()
         target = f"{path}/{name}"
-        try:
+        with _one_line(f"write {self.uri}/{name}"):
             filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-            with filesystem.open_output_stream(f"{target}.partial") as stream:
+            with filesystem.open_output_stream(f"{target}{ASIDE}") as stream:
                 stream.write(data)
-            filesystem.move(f"{target}.partial", target)
-        except OSError as error:
-            raise CheckpointError(f"can't write {self.uri}/{name}: {_first_line(error)}") from None
+            filesystem.move(f"{target}{ASIDE}", target)
 
     def read(self, name: str) -> bytes:
         """Raises CheckpointError where the file is missing or can't be read."""
         filesystem, path = self._open()
-        try:
-            with filesystem.open_input_stream(f"{path}/{name}") as stream:
-                return bytes(stream.read())
-        except OSError as error:
-            raise CheckpointError(f"can't read {self.uri}/{name}: {_first_line(error)}") from None
+        with _one_line(f"read {self.uri}/{name}"), filesystem.open_input_stream(f"{path}/{name}") as stream:
+            return bytes(stream.read())
 
     def has(self, name: str) -> bool:
+        """Raises CheckpointError where that can't be known."""
         filesystem, path = self._open()
-        return bool(filesystem.get_file_info(f"{path}/{name}").type != fs.FileType.NotFound)
+        with _one_line(f"look at {self.uri}/{name}"):
+            return bool(filesystem.get_file_info(f"{path}/{name}").type != fs.FileType.NotFound)
 
     def names(self) -> list[str]:
-        """Names of the files and folders in it, sorted; none where it doesn't exist."""
+        """Names of the files and folders in it, sorted; none where it doesn't exist. Raises CheckpointError where it is no folder."""
         filesystem, path = self._open()
-        return sorted(info.base_name for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)))
+        with _one_line(f"list {self.uri}"):
+            found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if not info.base_name.endswith(ASIDE))
 
     def remove(self, name: str) -> None:
-        """Deletes a folder in it."""
+        """Deletes a folder in it. Raises CheckpointError."""
         filesystem, path = self._open()
-        filesystem.delete_dir(f"{path}/{name}")
+        with _one_line(f"delete {self.uri}/{name}"):
+            filesystem.delete_dir(f"{path}/{name}")
 
     def clear(self) -> None:
-        """Deletes what is in it."""
+        """Deletes what is in it. Raises CheckpointError."""
         filesystem, path = self._open()
-        filesystem.delete_dir_contents(path)
+        with _one_line(f"empty {self.uri}"):
+            filesystem.delete_dir_contents(path, missing_dir_ok=True)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=2, sort_keys=False) + "\n").encode())
@@ -128,6 +139,15 @@ class Folder:
             return safetensors.torch.load(data)
         except SafetensorError as error:
             raise CheckpointError(f"{self.uri}/{name} is damaged: {_first_line(error)}") from None
+
+
+@contextmanager
+def _one_line(doing: str) -> Iterator[None]:
+    """The storage's own errors as CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"can't {doing}: {_first_line(error)}") from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -62,7 +62,7 @@ class OnRay:
 
     def check(self) -> None:
         """Reserves the cast's devices, so that what can't be placed is said before anything is written. Raises PlacementError."""
-        place({"trainer": self.roles["teacher_trainer"]}, timeout=self.timeout).remove()
+        place({"teacher_trainer": self.roles["teacher_trainer"]}, timeout=self.timeout).remove()
         self.placement = place(self._cast(), timeout=self.timeout)
 
     def _cast(self) -> dict[str, RoleResources]:
@@ -72,8 +72,8 @@ class OnRay:
         """Raises Stopped, ClusterError, NonFiniteError, CheckpointError."""
         self._release()  # the trainer may need the very devices that the cast will have
         trainer = self.roles["teacher_trainer"]
-        reserved = place({"trainer": trainer}, timeout=self.timeout)
-        gpus = reserved.options("trainer")["num_gpus"]
+        reserved = place({"teacher_trainer": trainer}, timeout=self.timeout)
+        gpus = reserved.options("teacher_trainer")["num_gpus"]
         reserved.remove()
 
         def watch(step: int, loss: float) -> bool:

@@ -35,9 +35,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Company:
-    """The cast, the evaluator, and how to wait for what they give. seats: where each role runs."""
+    """The cast as the algorithms see it, the roles for all else, and how to wait for what they give. seats: where each runs."""
 
     cast: Cast
+    teacher: Any
+    fake_score: Any
+    generator: Any
     evaluator: Any
     wait: Callable[[Any], Any]
     is_ready: Callable[[Any], bool]
@@ -53,7 +56,11 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
     """Each role's class, and the arguments that build it wherever it runs."""
     path = places.run / "path"
     back, student, data = recipe.backtracking, recipe.student, recipe.data
-    exact = recipe.teacher.exact_score and isinstance(data, (RingData, GridData))
+    exact = (
+        ExactMixture(data.centres, std=data.std)
+        if recipe.teacher.exact_score and isinstance(data, (RingData, GridData))
+        else None
+    )
     own = student.network == "teacher"
     spec = GeneratorSpec(
         denoiser_spec(recipe) if student.network == "teacher" else student.network, data.shape, data.classes, student.sigma_init
@@ -69,7 +76,7 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
             {
                 "folder": places.teacher,
                 "noise": back.noise,
-                "exact": ExactMixture(data.centres, std=data.std) if exact else None,
+                "exact": exact,
             },
         ),
         "path_node": (PathNode, {"teacher": places.teacher, "path": path, "noise": back.noise}),
@@ -119,14 +126,18 @@ def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources
         name: Here(role(**arguments), threads=roles[name].threads)
         for name, (role, arguments) in parts(recipe, places, seed=seed).items()
     }
-    cast = Cast(made["teacher"], made["path_node"], made["fake_score"], made["generator"])
     here = {"pid": os.getpid(), "node": socket.gethostname(), "devices": []}
-    return Company(cast, made["evaluator"], lambda value: value, lambda value: True, dict.fromkeys(made, here))
+    return _company(made, dict.fromkeys(made, here), wait=lambda value: value, is_ready=lambda value: True)
 
 
 def on_ray(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], placement: Placement, *, seed: int) -> Company:
     """Each role in an actor on its promised device. Raises what building a role raised, or ClusterError."""
     made, seats = seat(parts(recipe, places, seed=seed), roles, placement, shared=places.run, proof=CONFIG)
-    cast = Cast(made["teacher"], made["path_node"], made["fake_score"], made["generator"])
     found = {name: {"pid": at.pid, "node": at.node, "devices": list(at.devices)} for name, at in seats.items()}
-    return Company(cast, made["evaluator"], wait, is_ready, found)
+    return _company(made, found, wait=wait, is_ready=is_ready)
+
+
+def _company(made: Mapping[str, Any], seats: dict[str, dict[str, Any]], **waiting: Callable[[Any], Any]) -> Company:
+    cast = Cast(made["teacher"], made["path_node"], made["fake_score"], made["generator"])
+    roles = {name: made[name] for name in ("teacher", "fake_score", "generator", "evaluator")}
+    return Company(cast=cast, seats=seats, **roles, **waiting)

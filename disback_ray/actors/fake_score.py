@@ -15,7 +15,7 @@ from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.path_nodes import load_node, save_node
-from disback_ray.teachers.saved import load_denoiser, load_strictly
+from disback_ray.teachers.saved import load_denoiser, load_strictly, restore
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,8 @@ class FakeScore:
         plan = self.settings.stages[stage]
         self.stage = stage
         self.loss = 0.0
-        self.learner = Learner(
-            self.denoiser, plan.optimiser, updates=plan.steps * plan.updates, name=f"fake_score ({stage})"
-        )
+        self.last: dict[str, float] = {}
+        self.learner = Learner(self.denoiser, plan.optimiser, updates=plan.steps * plan.updates, name=f"fake_score ({stage})")
 
     def _require(self, sample: Sample, update: int) -> StageSettings:
         """Raises VersionError unless the sample is the one that these weights are to see next."""
@@ -144,9 +143,13 @@ class FakeScore:
     def commit(self, step: int, *, update: int = 0) -> dict[str, float]:
         """The optimiser's step with the gradients gathered. Raises VersionError, NonFiniteError."""
         plan = self.settings.stages[self.stage]
-        made = self.learner.update(step * plan.updates + update, samples=plan.batch)
-        loss, self.loss = self.loss, 0.0
-        return {"fake_loss": loss, "fake_grad_norm": made["grad_norm"]}
+        version = step * plan.updates + update
+        if self.learner.version == version:
+            made = self.learner.update(version, samples=plan.batch)
+            self.last = {"fake_loss": self.loss, "fake_grad_norm": made["grad_norm"]}
+            self.loss = 0.0
+        self.learner.require(version + 1)
+        return self.last
 
     def keep_node(self, node: int, *, step: int) -> dict[str, float]:
         """Keeps the present weights as a node of the path (Algorithm 1). Raises VersionError, CheckpointError."""
@@ -168,9 +171,8 @@ class FakeScore:
 
     def load(self, folder: Folder, *, stage: str, sha256: str) -> dict[str, float]:
         """Takes up a stage where save() left it. Raises CheckpointError."""
-        tensors = folder.read_tensors("fake_score.safetensors", sha256=sha256)
         self._enter(stage)
-        self.learner.restore(tensors)
+        restore(self.learner, folder=folder, name="fake_score.safetensors", sha256=sha256)
         return {}
 
     def digest(self) -> str:

@@ -15,7 +15,7 @@ from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
 from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.storage import Folder, digest
-from disback_ray.teachers.saved import WEIGHTS, load_strictly
+from disback_ray.teachers.saved import WEIGHTS, load_strictly, restore
 
 SETTINGS, RAW_WEIGHTS, CHECKPOINT = "generator.json", "raw.safetensors", "generator.safetensors"
 
@@ -49,6 +49,7 @@ class Generator:
         self.average = MovingAverage(self.network, decay=settings.ema)
         self.graphs: dict[Batch, Tensor] = {}
         self.norms: list[float] = []
+        self.last: dict[str, float] = {}
 
     def propose(self, batch: Batch) -> Sample:
         """x_0 = G(z) for the batch's keyed z and classes. While backtracking, its graph is kept until descend().
@@ -109,9 +110,10 @@ class Generator:
 
     def load(self, folder: Folder, *, sha256: str) -> dict[str, float]:
         """Takes up where save() left it. Raises CheckpointError."""
-        tensors = folder.read_tensors(CHECKPOINT, sha256=sha256)
-        self.learner.restore(tensors)
-        self.average.restore(tensors)
+        restore(self.learner, self.average, folder=folder, name=CHECKPOINT, sha256=sha256)
+        self.graphs.clear()
+        self.norms.clear()
+        self.last = {}
         return {}
 
     def digest(self) -> str:

@@ -42,7 +42,8 @@ class OnRay:
 
     def __init__(self, name: str, *, options: dict[str, Any], threads: int) -> None:
         self._name = name
-        self._actor = ray.remote(Hosted).options(**options).remote(threads)
+        hosted: Any = ray.remote(Hosted)
+        self._actor: Any = hosted.options(**options).remote(threads)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         call = self._actor.call.options(name=f"{self._name}.{method}")
@@ -63,7 +64,7 @@ class Replicas:
     def load(self, node: int) -> list[Any]:
         return [proxy.load(node) for proxy in self.proxies]
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
+    def __getattr__(self, method: str) -> Any:
         return getattr(self.proxies[0], method)
 
 

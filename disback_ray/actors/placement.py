@@ -16,7 +16,6 @@ from disback_ray.actors.bundles import Bundle, Node, Resources, amounts, bundles
 from disback_ray.errors import PlacementError
 
 ACCELERATOR = "ray.io/accelerator-type"
-NOT_IN_THE_CAST = "teacher_trainer"  # Ray Train places its workers itself
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,9 @@ def place(roles: Mapping[str, Resources], *, timeout: float) -> Placement:
 
     Raises ConfigError where the roles contradict one another, PlacementError where they were not met in time.
     """
-    cast = {name: asked for name, asked in roles.items() if name != NOT_IN_THE_CAST}
-    check(cast)
+    check(roles)
     nodes = _nodes()
-    bundles = bundles_for(cast, list(nodes.values()))
+    bundles = bundles_for(roles, list(nodes.values()))
     group = placement_group(  # no name: a fixed one collides with that of a run before
         [{"CPU": b.cpus} | ({"GPU": b.gpus} if b.gpus else {}) for b in bundles],
         bundle_label_selector=[{ACCELERATOR: b.accelerator} if b.accelerator else {} for b in bundles],
@@ -96,10 +94,10 @@ def place(roles: Mapping[str, Resources], *, timeout: float) -> Placement:
             remove_placement_group(group)
     nodes = _nodes()
     if not ready:
-        raise PlacementError(refusal(cast, bundles, list(nodes.values())))
+        raise PlacementError(refusal(roles, bundles, list(nodes.values())))
     ids = placement_group_table(group)["bundles_to_node_id"]
     homes = [nodes[ids[index]] for index in range(len(bundles))]
-    return Placement(group, bundles, homes, cast, hide_devices=any(node.gpus for node in nodes.values()))
+    return Placement(group, bundles, homes, roles, hide_devices=any(node.gpus for node in nodes.values()))
 
 
 def _wait(group: PlacementGroup, *, timeout: float) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, get_context
+from ray.train import FailureConfig, RunConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchTrainer, prepare_model
+from ray.train.v2.api.config import ScalingConfig
 
 from disback_ray.config import RoleResources
 from disback_ray.errors import ClusterError, DisbackError
@@ -72,9 +73,11 @@ def train_on_ray(
 ) -> bool:
     """Trains the teacher into `folder`; False where it was stopped before its end.
 
-    gpus: for each worker. watch(step, loss) is called about twice a second and says whether to go on. Raises ClusterError, NonFiniteError, CheckpointError.
+    gpus: for each worker.
+    watch(step, loss) is called about twice a second and says whether to go on. Raises ClusterError, NonFiniteError, CheckpointError.
     """
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    hosted: Any = ray.remote(num_cpus=0)(_Board)
+    board = hosted.remote()
     label = {"ray.io/accelerator-type": resources.accelerator} if resources.accelerator else None
     trainer = TorchTrainer(
         _worker,

@@ -78,7 +78,8 @@ class KarrasNoise:
         """Even numbers u of [0, 1) → σ; same shape, float64. u = 0 is the smallest σ."""
         quantile = self.low + u.double() * (self.high - self.low)
         least, most = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        return (least + quantile * (most - least)) ** self.rho
+        sigma: Tensor = (least + quantile * (most - least)) ** self.rho
+        return sigma
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class LogNormalNoise:
     def sigma(self, u: Tensor) -> Tensor:
         """Even numbers u of [0, 1) → σ; same shape, float64."""
         inside = u.double().clamp(1e-12, 1 - 1e-12)
-        return (self.mean + self.std * torch.special.ndtri(inside)).exp()
+        sigma: Tensor = (self.mean + self.std * torch.special.ndtri(inside)).exp()
+        return sigma
 
 
 NoiseLaw = KarrasNoise | LogNormalNoise

@@ -26,7 +26,7 @@ class OptimiserSettings:
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         if self.kind == "sgd":
             return torch.optim.SGD(module.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        chosen = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.kind]
+        chosen = torch.optim.Adam if self.kind == "adam" else torch.optim.AdamW
         return chosen(module.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def rate(self, progress: float) -> float:
@@ -48,6 +48,7 @@ class Learner:
         self.gathered = 0
         self.last: dict[str, float] = {}
         self.optimiser = settings.build(module)
+        self.optimiser.zero_grad(set_to_none=True)  # what another learner of the module left
 
     def require(self, version: int) -> None:
         """Raises VersionError unless these are the weights that were asked for."""
@@ -99,4 +100,5 @@ class Learner:
             state.setdefault(int(index), {})[entry] = tensors[name]
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-        self.version = int(tensors["version"])
+        self.optimiser.zero_grad(set_to_none=True)
+        self.version, self.gathered = int(tensors["version"]), 0

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class ResNetMLP(nn.Module):
     """Residual MLP F(x, c_noise) for points, to be wrapped in EDM's preconditioning. x: [B, D]; noise_labels: [B] → [B, D]."""
 
+    frequencies: Tensor
+
     def __init__(self, *, dimension: int, width: int, blocks: int, label_dim: int = 0) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(32), width // 2)), persistent=False)
@@ -30,7 +32,8 @@ class ResNetMLP(nn.Module):
         hidden = self.enter(x)
         for block in self.blocks:
             hidden = hidden + block(hidden + embedding)
-        return self.leave(nn.functional.silu(hidden))
+        out: Tensor = self.leave(nn.functional.silu(hidden))
+        return out
 
 
 class MLP(nn.Sequential):

@@ -89,7 +89,7 @@ class DenoiserSpec:
     def from_json(settings: dict[str, Any]) -> "DenoiserSpec":
         """Raises CheckpointError where the settings are not a denoiser's."""
         try:
-            network = {key: tuple(v) if isinstance(v, list) else v for key, v in settings["network"].items()}
+            network: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings["network"].items()}
             spec = NETWORKS[network["kind"]](**network)
             return DenoiserSpec(spec, tuple(settings["shape"]), settings["classes"], settings["sigma_data"])
         except (KeyError, TypeError, AttributeError) as error:
@@ -106,7 +106,8 @@ class OneStep(nn.Module):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         sigma = torch.full((len(z),), self.sigma_init, device=z.device)
-        return self.denoiser(self.sigma_init * z, sigma, condition)
+        x0: Tensor = self.denoiser(self.sigma_init * z, sigma, condition)
+        return x0
 
 
 class Direct(nn.Module):
@@ -118,7 +119,8 @@ class Direct(nn.Module):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         assert condition is None, "a plain MLP takes no condition"
-        return self.network(z)
+        x0: Tensor = self.network(z)
+        return x0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from disback_ray.errors import CheckpointError
 from disback_ray.storage import Folder
 
 
@@ -15,5 +16,8 @@ def save_node(path: Folder, node: int, weights: Mapping[str, Tensor], *, step: i
 
 def load_node(path: Folder, node: int) -> dict[str, Tensor]:
     """Raises CheckpointError where the node is missing, damaged or not what was kept."""
-    entry = path.read_json(f"node-{node}.json")
-    return path.read_tensors(f"node-{node}.safetensors", sha256=entry["weights"]["sha256"])
+    try:
+        sha256 = path.read_json(f"node-{node}.json")["weights"]["sha256"]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path.uri}/node-{node}.json is damaged: it has no SHA-256 of the weights") from None
+    return path.read_tensors(f"node-{node}.safetensors", sha256=sha256)

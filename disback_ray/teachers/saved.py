@@ -1,6 +1,7 @@
 """A denoiser on disk: model.safetensors beside denoiser.json."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -40,3 +41,20 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: st
     except RuntimeError as error:
         first = str(error).replace("\t", " ").splitlines()[1:2] or [str(error)]
         raise CheckpointError(f"{where}: the weights don't fit the network: {first[0].strip()}") from None
+
+
+class Restorable(Protocol):
+    """A Learner or a MovingAverage."""
+
+    def restore(self, tensors: dict[str, Tensor]) -> None: ...
+
+
+def restore(*holders: Restorable, folder: Folder, name: str, sha256: str | None = None) -> None:
+    """Gives each of them back what it saved in the file. Raises CheckpointError where that is missing, damaged or another's."""
+    tensors = folder.read_tensors(name, sha256=sha256)
+    try:
+        for holder in holders:
+            holder.restore(tensors)
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{folder.uri}/{name} doesn't fit ({reason}): delete it to begin afresh") from None

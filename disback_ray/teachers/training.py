@@ -12,10 +12,10 @@ from disback_ray.algorithms.noise import Batch, NoiseLaw, add_noise
 from disback_ray.algorithms.optimiser import Learner, OptimiserSettings
 from disback_ray.data.sources import DataSpec
 from disback_ray.device import best_device
-from disback_ray.errors import CheckpointError, NonFiniteError
+from disback_ray.errors import NonFiniteError
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.storage import Folder
-from disback_ray.teachers.saved import save_denoiser
+from disback_ray.teachers.saved import restore, save_denoiser
 
 UNFINISHED = "unfinished.safetensors"
 
@@ -55,7 +55,7 @@ def train_teacher(
     learner = Learner(denoiser, plan.optimiser, updates=plan.steps, name="teacher")
     average = MovingAverage(denoiser, decay=plan.ema)
     if folder.has(UNFINISHED):
-        _restore(learner, average, folder)
+        restore(learner, average, folder=folder, name=UNFINISHED)
     parallel = distribute(denoiser)
     first, last = plan.batch * rank // workers, plan.batch * (rank + 1) // workers
     for step in range(learner.version, plan.steps):
@@ -84,13 +84,3 @@ def _loss(plan: TeacherPlan, denoiser: nn.Module, batch: Batch, device: torch.de
     noisy = add_noise(x0, batch, law=plan.noise, tag="teacher")
     denoised = denoiser(noisy.x_t, noisy.sigma, condition)
     return denoising_loss(denoised, x0, noisy.sigma, sigma_data=plan.spec.sigma_data).sum() / plan.batch
-
-
-def _restore(learner: Learner, average: MovingAverage, folder: Folder) -> None:
-    """Goes on from an unfinished training. Raises CheckpointError where its file is damaged."""
-    tensors = folder.read_tensors(UNFINISHED)
-    try:
-        learner.restore(tensors)
-        average.restore(tensors)
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{folder.uri}/{UNFINISHED} doesn't fit ({error}): delete it to train afresh") from None
