@@ -68,7 +68,7 @@ class Roles(_Frozen):
     fake_score: RoleResources = RoleResources()
     generator: RoleResources = RoleResources()
     evaluator: RoleResources = RoleResources(gpus=0)
-    teacher_trainer: RoleResources = RoleResources(cpus=2)
+    teacher_trainer: RoleResources = RoleResources(cpus=1)
 
     def by_name(self) -> dict[str, RoleResources]:
         return {name: getattr(self, name) for name in type(self).model_fields}

@@ -101,11 +101,13 @@ def newest_checkpoint(folder: Folder, stage: str) -> Checkpoint | None:
         found = checkpoints / name
         try:
             manifest = found.read_json(MANIFEST)
-            for proof in manifest["files"].values():
+            whole = Checkpoint(found, stage, manifest["step"], dict(manifest["files"]))
+            for proof in whole.files.values():
                 found.verify(proof)
         except (CheckpointError, KeyError, TypeError):
             continue
-        return Checkpoint(found, stage, manifest["step"], manifest["files"])
+        if whole.files:
+            return whole
     return None
 
 

@@ -40,9 +40,9 @@ class Hosted:
 class OnRay:
     """A role's stand-in: `name(*args)` → a reference to what the role's `name(*args)` will give."""
 
-    def __init__(self, name: str, *, options: dict[str, Any], threads: int) -> None:
+    def __init__(self, name: str, role_class: Callable[..., Any], *, options: dict[str, Any], threads: int) -> None:
         self._name = name
-        hosted: Any = ray.remote(Hosted)
+        hosted: Any = ray.remote(type(role_class.__name__, (Hosted,), {}))  # so that Ray's lists show which role it is
         self._actor: Any = hosted.options(**options).remote(threads)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
@@ -78,7 +78,7 @@ def seat(
     """
     made = {
         name: [
-            OnRay(name, options=placement.options(name, replica), threads=roles[name].threads)
+            OnRay(name, parts[name][0], options=placement.options(name, replica), threads=roles[name].threads)
             for replica in range(roles[name].replicas)
         ]
         for name in parts

@@ -7,14 +7,19 @@ from torch import Tensor, nn
 
 
 class ResNetMLP(nn.Module):
-    """Residual MLP F(x, c_noise) for points, to be wrapped in EDM's preconditioning. x: [B, D]; noise_labels: [B] → [B, D]."""
+    """Residual MLP F(x, c_noise) for points, to be wrapped in EDM's preconditioning. x: [B, D]; noise_labels: [B] → [B, D].
+
+    octaves: of Fourier features of x beside it, for modes that are narrow against their distance (Tancik et al. 2020).
+    """
 
     frequencies: Tensor
+    places: Tensor
 
-    def __init__(self, *, dimension: int, width: int, blocks: int, label_dim: int = 0) -> None:
+    def __init__(self, *, dimension: int, width: int, blocks: int, octaves: int = 0, label_dim: int = 0) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(32), width // 2)), persistent=False)
-        self.enter = nn.Linear(dimension, width)
+        self.register_buffer("places", math.pi / 2 * 2.0 ** torch.arange(octaves), persistent=False)
+        self.enter = nn.Linear(dimension * (1 + 2 * octaves), width)
         self.noise = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Linear(label_dim, width, bias=False) if label_dim else None
         self.blocks = nn.ModuleList(
@@ -29,7 +34,8 @@ class ResNetMLP(nn.Module):
         embedding = self.noise(torch.cat([angles.cos(), angles.sin()], dim=1))
         if self.label is not None and class_labels is not None:
             embedding = embedding + self.label(class_labels)
-        hidden = self.enter(x)
+        turns = (x[:, :, None] * self.places).flatten(1)
+        hidden = self.enter(torch.cat([x, turns.cos(), turns.sin()], dim=1))
         for block in self.blocks:
             hidden = hidden + block(hidden + embedding)
         out: Tensor = self.leave(nn.functional.silu(hidden))

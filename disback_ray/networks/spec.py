@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Lt, MinLen
+from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor, nn
 
 from disback_ray.algorithms.noise import Positive
@@ -43,14 +43,15 @@ class DDPMppSpec:
 
 @dataclass(frozen=True)
 class ResNetMLPSpec:
-    """Residual MLP for points (App. E.1's teacher)."""
+    """Residual MLP for points (App. E.1's teacher). octaves: of Fourier features, for narrow modes."""
 
     width: Count = 128
     blocks: Count = 4
+    octaves: Annotated[int, Ge(0), Le(8)] = 0
     kind: Literal["resnet-mlp"] = "resnet-mlp"
 
     def build(self, shape: tuple[int, ...], *, classes: int) -> nn.Module:
-        return ResNetMLP(dimension=shape[0], width=self.width, blocks=self.blocks, label_dim=classes)
+        return ResNetMLP(dimension=shape[0], width=self.width, blocks=self.blocks, octaves=self.octaves, label_dim=classes)
 
 
 @dataclass(frozen=True)

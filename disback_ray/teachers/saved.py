@@ -40,7 +40,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: st
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         first = str(error).replace("\t", " ").splitlines()[1:2] or [str(error)]
-        raise CheckpointError(f"{where}: the weights don't fit the network: {first[0].strip()}") from None
+        raise CheckpointError(f"{where}: the weights don't fit the network: {first[0].strip()[:200]}") from None
 
 
 class Restorable(Protocol):

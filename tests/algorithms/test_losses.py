@@ -4,7 +4,6 @@ Expectations over z and ε are Gauss–Hermite quadratures, not samples, so that
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +33,7 @@ def log_q(x: Tensor, sigma: float, *, centres: Tensor = CENTRES, std: float = ST
 
 
 def gradient(value: Tensor, *by: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad(value.sum(), by))
+    return list(torch.autograd.grad(value.sum(), by, retain_graph=True))
 
 
 # -- Eq. (18): scores from denoisers --
@@ -93,7 +92,7 @@ def test_equation_5_teaches_the_marginal_score(sigma: float) -> None:
     mass = torch.outer(weights, weights).flatten().repeat(len(CENTRES)) / len(CENTRES)
     level = torch.full((len(x_t),), sigma, dtype=torch.float64)
     phi = torch.tensor([0.3, -0.8, 0.5], dtype=torch.float64, requires_grad=True)
-    denoised = phi[0] + phi[1] * x_t + phi[2] * torch.tanh(x_t)  # any D_φ
+    denoised = phi[0] + phi[1] * x_t + phi[2] * torch.sin(x_t)  # any D_φ
 
     (ours,) = gradient(mass * denoising_loss(denoised, x0, level, sigma_data=0.5), phi)
     exact = score_of(ExactMixture(CENTRES, std=STD), x_t, level, condition=None)
@@ -127,7 +126,7 @@ class Student:
         z, epsilon = (grid.flatten() for grid in torch.meshgrid(nodes, nodes, indexing="ij"))
         x0 = (self.mean + self.spread * z)[:, None]
         x_t, level = (x0 + sigma * epsilon[:, None]).detach(), torch.full_like(z, sigma)
-        own = ExactMixture(self.mean.detach().reshape(1, 1), std=float(self.spread))
+        own = ExactMixture(self.mean.detach().reshape(1, 1), std=self.spread.item())
         current, wanted = (score_of(d, x_t, level, condition=None) for d in (own, ExactMixture(centres, std=STD)))
         field = score_difference(current, wanted, noise=x_t - x0.detach(), sigma=level, weighting=weighting)  # type: ignore[arg-type]
         mass = torch.outer(weights, weights).flatten()[:, None]
@@ -178,30 +177,32 @@ def test_descending_lowers_the_kl(start: tuple[float, float], weighting: str) ->
     assert moved.kl(1.0, centre) < player.kl(1.0, centre)
 
 
-def field(weighting: str, *, denoised: Callable[[int], float], target: Callable[[int], float]) -> tuple[Tensor, Tensor, Tensor]:
-    """The field of a batch of two images with x_0 = 1, D_φ and D_target as given per pixel, σ = 0.5 and 3."""
-    x0, sigma = torch.ones(2, 1, 2, 2, dtype=torch.float64), torch.tensor([0.5, 3.0], dtype=torch.float64)
+def images(*pixels: float) -> Tensor:
+    return torch.tensor(pixels, dtype=torch.float64).reshape(2, 1, 2, 2)
+
+
+def field(weighting: str, *, denoised: Tensor, target: Tensor) -> Tensor:
+    """The field of two images, x_0 = 1 and σ = 0.5 and 3, for what s_φ and the target take their x_t for: D_φ and D_target."""
+    x0, sigma = torch.ones_like(denoised), torch.tensor([0.5, 3.0], dtype=torch.float64)
     noise = sigma[:, None, None, None] * torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(2, 1, 2, 2)
-    d_fake, d_target = (torch.tensor([d(i) for i in range(8)], dtype=torch.float64).reshape(2, 1, 2, 2) for d in (denoised, target))
-    current, wanted = (score(d, x0 + noise, sigma) for d in (d_fake, d_target))
-    ours = score_difference(current, wanted, noise=noise, sigma=sigma, weighting=weighting)  # type: ignore[arg-type]
-    return ours, d_fake, d_target
+    current, wanted = (score(d, x0 + noise, sigma) for d in (denoised, target))
+    return score_difference(current, wanted, noise=noise, sigma=sigma, weighting=weighting)  # type: ignore[arg-type]
 
 
 def test_weighted_by_sigma_squared_it_is_the_difference_of_the_denoised() -> None:
-    ours, d_fake, d_target = field("score_difference", denoised=lambda i: i / 3, target=lambda i: i**2 / 5)
-    torch.testing.assert_close(ours, d_fake - d_target)
+    fake, target = images(0, 1, 2, 3, 4, 5, 6, 7) / 3, images(7, 1, 0, 2, 1, 1, 4, 9) / 5
+    torch.testing.assert_close(field("score_difference", denoised=fake, target=target), fake - target)
 
 
 def test_the_normaliser_of_dmd_by_hand() -> None:
-    """(p_real - p_fake) / mean|p_real| with p = x_0 - D, over each image: |1 - 0|, |1 - 2|, |1 - 4|, |1 - 1| have the mean 5/4."""
-    targets = [0.0, 2.0, 4.0, 1.0, 11.0, 11.0, 11.0, 11.0]
-    ours, d_fake, d_target = field("dmd", denoised=lambda i: 0.1 * i, target=targets.__getitem__)
-    torch.testing.assert_close(ours[0], (d_fake - d_target)[0] / 1.25)
-    torch.testing.assert_close(ours[1], (d_fake - d_target)[1] / 10)
+    """(p_real - p_fake) / mean|p_real| with p = x_0 - D, each image by itself: |1 - 0|, |1 - 2|, |1 - 4|, |1 - 1| have the mean 5/4."""
+    fake, target = images(0, 1, 2, 3, 4, 5, 6, 7) / 3, images(0, 2, 4, 1, 11, 11, -9, -9)
+    ours = field("dmd", denoised=fake, target=target)
+    torch.testing.assert_close(ours, (fake - target) / torch.tensor([1.25, 10.0]).reshape(2, 1, 1, 1))
 
 
 def test_the_normaliser_s_floor() -> None:
     """Where the target calls the sample perfect there is nothing to divide by: 1e-5 stands in, and the field stays finite."""
-    ours, d_fake, d_target = field("dmd", denoised=lambda i: 1 + 1e-6 * i, target=lambda i: 1.0)
-    torch.testing.assert_close(ours, (d_fake - d_target) / 1e-5, rtol=1e-6, atol=1e-9)
+    perfect = images(*[1.0] * 8)
+    fake = perfect + images(0, 1, 2, 3, 4, 5, 6, 7) * 1e-6
+    torch.testing.assert_close(field("dmd", denoised=fake, target=perfect), (fake - perfect) / 1e-5, rtol=1e-6, atol=1e-9)

@@ -14,8 +14,15 @@ import torch
 from torch import Tensor
 
 from disback_ray.algorithms.noise import (
-    BLOCK, Batch, KarrasNoise, LogNormalNoise, NoiseLaw, add_noise, micro_batches, per_sample,
-)  # fmt: skip
+    BLOCK,
+    Batch,
+    KarrasNoise,
+    LogNormalNoise,
+    NoiseLaw,
+    add_noise,
+    micro_batches,
+    per_sample,
+)
 
 WHOLE = Batch(seed=3, stage="backtracking", step=5, first=0, size=4 * BLOCK - 16)
 DRAWS: dict[str, Callable[[Batch], Tensor]] = {

@@ -1,0 +1,83 @@
+"""Algorithm 2, call by call."""
+
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from disback_ray.algorithms.backtracking import distribution_backtracking
+from disback_ray.algorithms.noise import Batch, micro_batches
+from disback_ray.algorithms.path import switches
+
+PLAN = switches(3, (2, 1), total=5)  # targets: node 2 twice, node 1 once, then the teacher
+
+
+def batches_of(stage: str, step: int) -> list[Batch]:
+    return micro_batches(Batch(0, stage, step, 0, 4), 2)
+
+
+def play(notes: Any, *, plan: Any = PLAN, **options: Any) -> list[Any]:
+    return list(distribution_backtracking(notes.cast, plan, steps=5, batches_of=batches_of, **options))
+
+
+def targets(calls: list[Any]) -> list[str]:
+    """Who was asked for the wanted score, and which node was loaded; in order."""
+    names = {"teacher.score": "teacher", "path_node.score": "path node"}
+    found = [f"load {call[1]}" if call[0] == "path_node.load" else names.get(call[0]) for call in calls]
+    return [name for name in found if name]
+
+
+def test_one_step_of_both_players(notes: Any) -> None:
+    """Eq. (8) on the target's and s_φ's scores of one x_0; then, on that x_0 and not on a later generator's, Eq. (5)."""
+    step = next(distribution_backtracking(notes.cast, PLAN, steps=5, batches_of=batches_of, fake_updates=2))
+    x0 = [("generator.propose", batch) for batch in batches_of("backtracking", 0)]
+    wanted = [("path_node.score", x) for x in x0]
+    current = [("fake_score.score", x) for x in x0]
+    fields = [("fake_score.difference", x, c, w, ("node", 2)) for x, c, w in zip(x0, current, wanted, strict=True)]
+    changes = [
+        ("path_node.load", 2),
+        *(("generator.descend", field) for field in fields), ("generator.commit", 0),
+        *(("fake_score.fit", x, ("update", 0)) for x in x0), ("fake_score.commit", 0, ("update", 0)),
+        *(("fake_score.fit", x, ("update", 1)) for x in x0), ("fake_score.commit", 0, ("update", 1)),
+    ]  # fmt: skip
+    assert notes.calls == [changes[0], *x0, *wanted, *current, *fields, *changes[1:]]
+    assert list(step.results) == changes, "waiting for a step meets every error of it"
+    assert (step.stage, step.step, step.node) == ("backtracking", 0, 2)
+
+
+def test_the_target_walks_back_to_the_teacher(notes: Any) -> None:
+    steps = play(notes)
+    twice = ["path node"] * 2  # two micro-batches
+    assert targets(notes.calls) == ["load 2", *twice, *twice, "load 1", *twice, *["teacher"] * 4]
+    assert [step.node for step in steps] == [2, 2, 1, 0, 0]
+    assert [call[-1] for call in notes.calls if call[0] == "fake_score.difference"] == [
+        ("node", n) for n in (2, 2, 2, 2, 1, 1, 0, 0, 0, 0)
+    ]
+    assert [call[1] for call in notes.calls if call[0] == "generator.commit"] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        (1, ["load 2", "path node", "path node", "load 1"]),
+        (2, ["load 1", "path node", "path node", "teacher"]),
+        (3, ["teacher"] * 4),
+    ],
+)
+def test_it_goes_on_from_a_step_with_that_step_s_node(notes: Any, start: int, expected: list[str]) -> None:
+    steps = play(notes, start=start)
+    assert [step.step for step in steps] == list(range(start, 5))
+    assert targets(notes.calls)[:4] == expected
+
+
+@pytest.mark.parametrize("nodes", [0, 1])
+def test_with_no_node_between_only_the_teacher_is_the_target(notes: Any, nodes: int) -> None:
+    play(notes, plan=switches(nodes, 1, total=5))
+    assert targets(notes.calls) == ["teacher"] * 10
+
+
+def test_a_step_is_submitted_only_when_it_is_asked_for(notes: Any) -> None:
+    steps = distribution_backtracking(notes.cast, PLAN, steps=5, batches_of=batches_of)
+    assert notes.calls == []
+    list(islice(steps, 2))
+    assert [call[1] for call in notes.calls if call[0] == "generator.commit"] == [0, 1]

@@ -1,0 +1,209 @@
+"""Whose a folder is, where its run stands, and what it has measured."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from disback_ray import run_folder
+from disback_ray.config import ClusterConfig, load_recipe, shipped
+from disback_ray.errors import CheckpointError, RunFolderError
+from disback_ray.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    Metrics,
+    Summary,
+    checkpoint_name,
+    claim,
+    newest_checkpoint,
+    save_checkpoint,
+    write_config,
+)
+from disback_ray.storage import Folder
+
+RING = load_recipe("ring8")
+ORDER = ("recording", "backtracking")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder.at(tmp_path / "run")
+
+
+class TestClaim:
+    @pytest.mark.parametrize("name", shipped("recipes"))
+    def test_a_run_knows_its_own_folder(self, folder: Folder, name: str) -> None:
+        recipe = load_recipe(name)
+        assert claim(folder, recipe, seed=3) is None
+        write_config(folder, recipe, ClusterConfig(), seed=3)
+        assert claim(folder, recipe, seed=3) == {}
+        folder.write_json(SUMMARY, {"status": "interrupted"})
+        assert claim(folder, recipe, seed=3) == {"status": "interrupted"}
+        assert folder.names() == [CONFIG, SUMMARY]
+
+    @pytest.mark.parametrize(
+        ("override", "said"),
+        [
+            ("batch=32", r"\(batch: 256 there, 32 here\)"),
+            ("backtracking.generator.lr=0.25", r"\(backtracking.generator.lr: 0\.\d+ there, 0.25 here\)"),
+            ("recording.at=[50]", r"\(recording.at: \[5, .*50\] there, \[50\] here\)"),
+            ("data.modes=9", r"\(data.modes: 8 there, 9 here\)"),
+        ],
+    )
+    def test_another_setting_is_named(self, folder: Folder, override: str, said: str) -> None:
+        write_config(folder, RING, ClusterConfig(), seed=0)
+        with pytest.raises(RunFolderError, match=said):
+            claim(folder, load_recipe("ring8", overrides=[override]), seed=0)
+
+    def test_another_seed_or_recipe(self, folder: Folder) -> None:
+        write_config(folder, RING, ClusterConfig(), seed=0)
+        with pytest.raises(RunFolderError, match=r"another run \(seed: 0 there, 1 here\)"):
+            claim(folder, RING, seed=1)
+        with pytest.raises(RunFolderError, match=r"another run \(name: 'ring8' there, 'grid25' here\)"):
+            claim(folder, load_recipe("grid25"), seed=0)
+
+    def test_another_cluster_may_go_on(self, folder: Folder) -> None:
+        write_config(folder, RING, ClusterConfig(), seed=0)
+        write_config(folder, RING, ClusterConfig(address="auto"), seed=0)
+        assert claim(folder, RING, seed=0) == {}
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("thesis.tex", "mine"),
+            (CONFIG, "model: llama\nseed: 0"),
+            (CONFIG, "- a list"),
+            (CONFIG, "a: [torn"),
+            (CONFIG, ""),
+            (CONFIG, "\x00\x01"),
+        ],
+    )
+    def test_somebody_else_s_folder_is_refused_and_left_alone(self, folder: Folder, name: str, text: str) -> None:
+        folder.write(name, text.encode())
+        with pytest.raises(RunFolderError, match="not empty, and no run of disback-ray: choose another folder") as refused:
+            claim(folder, RING, seed=0)
+        assert "\n" not in str(refused.value)
+        assert (folder.names(), folder.read(name)) == ([name], text.encode())
+
+
+class TestCheckpoints:
+    @staticmethod
+    def save(folder: Folder, stage: str, step: int) -> Path:
+        at = folder / CHECKPOINTS / checkpoint_name(stage, step)
+        roles = {
+            role: at.write_tensors(f"{role}.safetensors", {"w": torch.full((4,), step)}) for role in ("fake_score", "generator")
+        }
+        save_checkpoint(folder, stage, step, roles)
+        return at.local_path
+
+    def test_the_newest_of_a_stage_and_two_are_kept(self, folder: Folder) -> None:
+        assert newest_checkpoint(folder, "recording") is None
+        for step in (9, 99, 100, 1000):  # by number, not by letter
+            self.save(folder, "backtracking", step)
+        self.save(folder, "recording", 50)
+        found = newest_checkpoint(folder, "backtracking")
+        assert found is not None
+        assert (found.stage, found.step) == ("backtracking", 1000)
+        assert found.folder.read_tensors("generator.safetensors", sha256=found.files["generator"]["sha256"])["w"][0] == 1000
+        assert (folder / CHECKPOINTS).names() == ["backtracking-00000100", "backtracking-00001000", "recording-00000050"]
+
+    @pytest.mark.parametrize("name", ["manifest.json", "fake_score.safetensors", "generator.safetensors"])
+    @pytest.mark.parametrize("harm", ["missing", "cut", "changed", "emptied"])
+    def test_a_damaged_one_is_passed_over(self, folder: Folder, name: str, harm: str) -> None:
+        self.save(folder, "backtracking", 100)
+        file = self.save(folder, "backtracking", 200) / name
+        data = file.read_bytes()
+        if harm == "missing":
+            file.unlink()
+        else:
+            file.write_bytes({"cut": data[:-3], "changed": data[:-2] + b"??", "emptied": b""}[harm])
+        found = newest_checkpoint(folder, "backtracking")
+        assert found is not None
+        assert found.step == 100
+
+    @pytest.mark.parametrize("manifest", ["[]", "{}", '{"step": 3}', '{"files": {}}', '{"step": 3, "files": []}', "null"])
+    def test_a_manifest_that_is_none_is_passed_over(self, folder: Folder, manifest: str) -> None:
+        (self.save(folder, "recording", 3) / "manifest.json").write_text(manifest)
+        assert newest_checkpoint(folder, "recording") is None
+
+
+def row(stage: str, step: int, **numbers: float) -> dict[str, Any]:
+    return {"stage": stage, "step": step, "node": 0, "seconds": float(step), **numbers}
+
+
+class TestMetrics:
+    def test_round_trip(self, folder: Folder) -> None:
+        metrics = Metrics(folder)
+        assert metrics.seconds == 0
+        metrics.add(row("recording", 1, fake_loss=0.5))
+        metrics.add(row("backtracking", 1, fake_loss=0.25, field_norm=2.0))
+        metrics.flush()
+        again = Metrics(folder)
+        assert again.table().equals(metrics.table())
+        assert again.seconds == 1
+        table = again.table().to_pydict()
+        assert (table["stage"], table["fake_loss"], table["field_norm"]) == (
+            ["recording", "backtracking"],
+            [0.5, 0.25],
+            [None, 2.0],
+        )
+        again.add(row("backtracking", 2))
+        again.flush()
+        assert Metrics(folder).table().num_rows == 3
+
+    def test_what_will_be_made_again_is_forgotten(self, folder: Folder) -> None:
+        metrics = Metrics(folder)
+        for stage in ORDER:
+            for step in (1, 2, 3):
+                metrics.add(row(stage, step))
+        metrics.forget_after("backtracking", 2, order=ORDER)
+        assert [(r["stage"], r["step"]) for r in metrics.rows[3:]] == [("backtracking", 1), ("backtracking", 2)]
+        metrics.forget_after("recording", 1, order=ORDER)
+        assert [(r["stage"], r["step"]) for r in metrics.rows] == [("recording", 1)], "with all of the later stage"
+
+    def test_a_measurement_meets_its_row_before_and_after(self, folder: Folder) -> None:
+        metrics = Metrics(folder)
+        metrics.add(row("backtracking", 1))
+        metrics.amend("backtracking", 1, {"frechet": 9.0})
+        metrics.amend("backtracking", 2, {"frechet": 4.0})
+        metrics.amend("backtracking", 2, {"accuracy": 0.5})
+        metrics.add(row("recording", 2))
+        metrics.add(row("backtracking", 2, fake_loss=1.0))
+        table = metrics.table().to_pydict()
+        assert table["frechet"] == [9.0, None, 4.0]
+        assert table["accuracy"] == [None, None, 0.5]
+        assert table["fake_loss"] == [None, None, 1.0]
+
+    def test_it_is_written_as_it_goes_but_not_each_step(self, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = 0.0
+        monkeypatch.setattr(run_folder.time, "monotonic", lambda: clock)
+        metrics = Metrics(folder)
+        metrics.add(row("recording", 1))
+        assert not folder.has(METRICS)
+        clock = 2 * run_folder.FLUSH_SECONDS
+        metrics.add(row("recording", 2))
+        assert Metrics(folder).table().num_rows == 2
+        metrics.add(row("recording", 3))
+        assert Metrics(folder).table().num_rows == 2
+
+    @pytest.mark.parametrize("data", [b"", b"PAR1", b"no parquet at all"])
+    def test_a_damaged_file_is_refused_in_one_line(self, folder: Folder, data: bytes) -> None:
+        folder.write(METRICS, data)
+        with pytest.raises(CheckpointError, match=f"{METRICS} is damaged: .*delete it") as refused:
+            Metrics(folder)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_picture_is_noted_once_in_the_order_of_the_first_time() -> None:
+    summary = Summary("ring8", 0)
+    for file in ("teacher.png", "untrained.png", "teacher.png"):
+        summary.picture(file, file.upper())
+    assert [picture["file"] for picture in summary.pictures] == ["teacher.png", "untrained.png"]
+
+
+def test_versions_are_those_of_what_computes() -> None:
+    assert run_folder.versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert {"python", "disback-ray", "ray", "numpy"} <= run_folder.versions().keys()
