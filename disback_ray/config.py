@@ -1,13 +1,12 @@
 """recipe.yaml and cluster.yaml → frozen models. Unknown keys are refused, with the nearest known one named."""
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+import torch
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,8 +15,10 @@ from disback_ray.algorithms import path
 from disback_ray.algorithms.losses import Weighting
 from disback_ray.algorithms.noise import KarrasNoise, LogNormalNoise, Positive
 from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.config_errors import explain, nearest
 from disback_ray.data.sources import DigitsData, GridData, PointsData, RingData
 from disback_ray.errors import ConfigError
+from disback_ray.evaluation.digit_judge import FEATURES
 from disback_ray.networks.spec import Count, DDPMppSpec, MLPSpec, ResNetMLPSpec
 
 for _plain in (
@@ -132,6 +133,12 @@ class Recording(_Frozen):
     at: tuple[Count, ...] | None = None
     optimiser: OptimiserSettings
 
+    @model_validator(mode="after")
+    def _check(self) -> "Recording":
+        if self.every is not None and self.at is not None:
+            raise ValueError(f"every: {self.every}, and at: {list(self.at)}: give one of them, and null for the other")
+        return self
+
     @property
     def marks(self) -> tuple[int, ...]:
         return path.node_marks(self.steps, every=self.every, at=self.at)
@@ -182,6 +189,13 @@ class Recipe(_Frozen):
             raise ValueError(f"teacher.network.kind: {self.teacher.network.kind} is not for data of kind {self.data.kind}")
         if self.teacher.exact_score and not points:
             raise ValueError(f"teacher.exact_score: no exact score is known for data of kind {self.data.kind}")
+        if not points and self.evaluation.samples is not None and self.evaluation.samples <= FEATURES:
+            raise ValueError(f"evaluation.samples: {self.evaluation.samples}; the judge has {FEATURES} features: more are needed")
+        try:
+            with torch.device("meta"):
+                self.teacher.network.build(self.data.shape, classes=self.data.classes)
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise ValueError(f"teacher.network: can't be built for samples of shape {self.data.shape}: {error}") from None
         if isinstance(self.student.network, MLPSpec) and not points:
             raise ValueError(f"student.network.kind: mlp is not for data of kind {self.data.kind}")
         return self
@@ -228,7 +242,7 @@ def _text(name: str, *, folder: Literal["recipes", "clusters"]) -> str:
         return (SHIPPED / folder / f"{name}.yaml").read_text("utf-8")
     if not name.endswith((".yaml", ".yml")) and "/" not in name:
         raise ConfigError(
-            f"unknown {folder[:-1]} {name!r}{_nearest(name, known)}; shipped: {', '.join(known)}; or name a .yaml file"
+            f"unknown {folder[:-1]} {name!r}{nearest(name, known)}; shipped: {', '.join(known)}; or name a .yaml file"
         )
     try:
         return Path(name).expanduser().read_text("utf-8")
@@ -251,7 +265,7 @@ def parse(text: str, *, model: type[Model], where: str, overrides: Sequence[str]
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error, data, model)}") from None
+        raise ConfigError(f"{where}: {explain(error, data, model)}") from None
 
 
 def _override(data: dict[str, Any], text: str) -> None:
@@ -267,72 +281,3 @@ def _override(data: dict[str, Any], text: str) -> None:
         data[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {text}: the value is not YAML") from None
-
-
-def _explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
-    """The first complaint as `key: value: what is wrong`."""
-    problem = error.errors(include_url=False)[0]
-    keys, kind = _without_tags(problem["loc"], data, model)
-    where = ".".join(str(key) for key in keys)
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {where}{_nearest(str(keys[-1]), _keys(kind))}"
-    if problem["type"] in ("missing", "missing_argument"):
-        return f"{where}: missing"
-    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    if not where:
-        return message
-    shown = repr(problem["input"])
-    return f"{where}: {shown if len(shown) < 60 else shown[:56] + ' …'}: {message[:1].lower()}{message[1:]}"
-
-
-def _without_tags(location: Iterable[int | str], data: Any, model: Any) -> tuple[list[int | str], Any]:
-    """The keys as the user wrote them, and the type that holds the last one: pydantic adds the members of unions to its paths."""
-    keys: list[int | str] = []
-    holder: Any = model
-    kind: Any = model
-    for part in location:
-        inside = isinstance(part, int) or (isinstance(data, Mapping) and part in data)
-        members = [m for m in _members(kind) if part in (getattr(m, "kind", None), getattr(m, "__name__", None))]
-        if members and not inside:
-            kind = members[0]
-            continue
-        if not inside and not any(part in _keys(member) for member in _members(kind)):
-            continue  # a union's member that is no class of ours, such as int or tuple[…]
-        keys.append(part)
-        holder = next((m for m in _members(kind) if part in _keys(m)), kind)
-        kind = _field_type(holder, part)
-        reachable: Any = data if inside and isinstance(data, (Mapping, list)) else {part: None}
-        data = reachable[part]
-    return keys, holder
-
-
-def _members(kind: Any) -> list[Any]:
-    if get_origin(kind) is Annotated:
-        return _members(get_args(kind)[0])
-    if isinstance(kind, type) and get_origin(kind) is None:
-        return [kind]
-    return [member for part in get_args(kind) for member in _members(part)] if _is_union(kind) else [kind]
-
-
-def _is_union(kind: Any) -> bool:
-    return get_origin(kind) is Union or type(kind).__name__ in ("UnionType", "Union")
-
-
-def _field_type(holder: Any, key: int | str) -> Any:
-    if isinstance(holder, type) and issubclass(holder, BaseModel):
-        found = {(field.alias or name): field.annotation for name, field in holder.model_fields.items()}
-        return found.get(str(key))
-    if is_dataclass(holder):
-        return {field.name: field.type for field in fields(holder)}.get(str(key))
-    return None
-
-
-def _keys(kind: Any) -> list[str]:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [field.alias or name for name, field in kind.model_fields.items()]
-    return [field.name for field in fields(kind)] if is_dataclass(kind) else []
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,36 +1,23 @@
-"""The stages of one run, each going on from wherever the run's folder says it stands."""
+"""One run: what it plays, where its files lie, and which teacher it needs."""
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from disback_ray.actors.company import Company, Places, denoiser_spec
-from disback_ray.algorithms import backtracking, degradation
-from disback_ray.algorithms.cast import Step
-from disback_ray.algorithms.noise import Batch, micro_batches
+from disback_ray.actors.company import Places, denoiser_spec
 from disback_ray.config import Recipe
-from disback_ray.data.sources import GridData, RingData
-from disback_ray.following import Follower
 from disback_ray.interruption import Stop
 from disback_ray.progress import Watcher
 from disback_ray.run_folder import (
-    CHECKPOINTS,
     SUMMARY,
-    Checkpoint,
     Metrics,
     Summary,
-    checkpoint_name,
-    newest_checkpoint,
-    save_checkpoint,
 )
 from disback_ray.storage import Folder
 from disback_ray.teachers.training import TeacherPlan
-
-STAGES = (degradation.STAGE, backtracking.STAGE)
 
 
 class Stopped(Exception):
@@ -62,183 +49,6 @@ class Production:
         finally:
             spent = self.summary.stages.get(name, 0.0) + time.monotonic() - began
             self.summary.stages[name] = round(spent, 3)
-
-    def rehearse(self, company: Company) -> "Rehearsal":
-        """The cast has been placed: what the remaining stages need."""
-        self.summary.roles = company.seats
-        return Rehearsal(self, company, Follower(company, self.metrics, self.watch, stop=self.stop))
-
-
-@dataclass
-class Rehearsal:
-    """The stages that need the cast."""
-
-    production: Production
-    company: Company
-    follower: Follower
-
-    def __post_init__(self) -> None:
-        self.recipe, self.summary = self.production.recipe, self.production.summary
-        self.cast, self.evaluator = self.company.cast, self.company.evaluator
-        self.of_points = isinstance(self.recipe.data, (RingData, GridData))
-        self.marks = self.recipe.recording.marks
-        self.seed = self.production.seed
-        self.wanted = self.evaluator.wanted()
-        self.wanted_pictures = self.evaluator.wanted_pictures()
-
-    # -- the stages --
-
-    def look_at_the_start(self) -> None:
-        """What the teacher makes in many steps, the untrained generator in one, and real data against itself."""
-        if "untrained" in self.summary.metrics:
-            return
-        self.production.watch.stage("measuring the teacher", steps=1)
-        sampling: dict[str, Any] = {"seed": self.seed, "steps": self.recipe.teacher.sampling_steps}
-        measure, wait = self.evaluator.measure, self.company.wait
-        teacher = measure(self.company.teacher.draw(self.wanted, **sampling))
-        untrained = measure(self.company.generator.draw(self.wanted, seed=self.seed))
-        halves = self.evaluator.real_halves()
-        self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", "The teacher, many steps")
-        self._generator_picture("untrained", "The generator, untrained")
-        self.follower.finish()
-        self.summary.metrics |= {"teacher": wait(teacher), "untrained": wait(untrained), "real_halves": wait(halves)}
-
-    def record(self) -> None:
-        """Algorithm 1, from its newest checkpoint. Raises Stopped."""
-        if self._has_path() or newest_checkpoint(self.production.folder, backtracking.STAGE):
-            return
-        found = newest_checkpoint(self.production.folder, degradation.STAGE)
-        start = found.step if found else 0
-        self._enter(degradation.STAGE, found, node=0)
-        self.production.watch.stage("recording", steps=self.recipe.recording.steps, start=start)
-        steps = degradation.degradation_recording(self.cast, self.marks, batches_of=self._batches, start=start)
-        last = self.follower.follow(steps, after=self._after_recording)
-        self._end(degradation.STAGE, last, total=self.recipe.recording.steps)
-
-    def backtrack(self) -> None:
-        """Algorithm 2, from its newest checkpoint. Raises Stopped."""
-        back = self.recipe.backtracking
-        found = newest_checkpoint(self.production.folder, backtracking.STAGE)
-        start = found.step if found else 0
-        self._enter(backtracking.STAGE, found, node=len(self.marks))
-        self.summary.switches = [{"step": s.step, "node": s.node} for s in self.recipe.switches]
-        if self.of_points and start == 0:
-            self.follower.ask(self.evaluator.keep_frame(self._drawn(), 0))
-            self._figure_9("figure-9-start", "Score fields before backtracking (Figure 9)")
-        self.production.watch.stage("backtracking", steps=back.steps, start=start)
-        steps = backtracking.distribution_backtracking(
-            self.cast,
-            self.recipe.switches,
-            steps=back.steps,
-            batches_of=self._batches,
-            fake_updates=back.fake_updates,
-            start=start,
-        )
-        last = self.follower.follow(steps, after=self._after_backtracking)
-        self._end(backtracking.STAGE, last, total=back.steps)
-
-    def evaluate(self) -> None:
-        """The final generator, its pictures and its weights."""
-        self.production.watch.stage("measuring the generator", steps=1)
-        final = self.evaluator.measure(self._drawn())
-        self._generator_picture("generator", "The generator, one step")
-        if self.of_points:
-            self._ask_picture(lambda file: self.evaluator.figure_8(file), "figure-8", "The student along training (Figure 8)")
-            self._figure_9("figure-9-end", "Score fields at the end (Figure 9)")
-        self.follower.ask(self.company.generator.export(self.production.folder / "generator"))
-        self.follower.finish()
-        wait = self.company.wait
-        digests = wait([self.company.generator.digest(), self.company.fake_score.digest()])
-        self.summary.metrics["generator"] = wait(final)
-        self.summary.digest = hashlib.sha256("".join(digests).encode()).hexdigest()
-
-    # -- between the steps --
-
-    def _after_recording(self, step: Step) -> None:
-        if self._due(step, self.recipe.checkpoint_every):
-            self._checkpoint(degradation.STAGE, step.step + 1)
-
-    def _after_backtracking(self, step: Step) -> None:
-        done, total = step.step + 1, self.recipe.backtracking.steps
-        node_ends = any(switch.step == done for switch in self.recipe.switches)
-        if self._due(step, self.recipe.evaluation.every) or node_ends or done == total:
-            drawn = self._drawn()
-            self.follower.ask(self.evaluator.measure(drawn), lambda numbers: self._measured(done, step.node, numbers, node_ends))
-            if self.of_points:
-                self.follower.ask(self.evaluator.keep_frame(drawn, done))
-        if node_ends:
-            self._generator_picture(f"node-{step.node}", f"The generator at the end of node {step.node} (step {done})")
-        if self._due(step, self.recipe.checkpoint_every) and done < total:
-            self._checkpoint(backtracking.STAGE, done)
-
-    def _measured(self, done: int, node: int, numbers: dict[str, float], node_ends: bool) -> None:
-        self.production.metrics.amend(backtracking.STAGE, done, numbers)
-        self.production.watch.step(done, node=node, numbers=numbers)
-        if node_ends:
-            self.summary.metrics.setdefault("nodes", {})[str(node)] = numbers
-
-    def _due(self, step: Step, every: int) -> bool:
-        return (step.step + 1) % every == 0
-
-    def _enter(self, stage: str, found: Checkpoint | None, *, node: int) -> None:
-        """Puts the cast where the stage begins, or where its checkpoint left it."""
-        self.production.metrics.forget_after(stage, found.step if found else 0, order=STAGES)
-        later = [self.company.fake_score.begin(stage, node=node)]
-        if found:
-            files = found.files
-            later = [self.company.fake_score.load(found.folder, stage=stage, sha256=files["fake_score"]["sha256"])]
-            if "generator" in files:
-                later.append(self.company.generator.load(found.folder, sha256=files["generator"]["sha256"]))
-        self.company.wait(later)
-
-    def _end(self, stage: str, last: Step | None, *, total: int) -> None:
-        """Keeps the stage's end; if that is not where it was to end, raises Stopped."""
-        if last is not None and (stage == backtracking.STAGE or last.step + 1 < total):
-            self._checkpoint(stage, last.step + 1)
-            self.follower.finish()
-        self.production.metrics.flush()
-        if self.production.stop.is_set():
-            raise Stopped
-
-    def _checkpoint(self, stage: str, done: int) -> None:
-        folder = self.production.folder / CHECKPOINTS / checkpoint_name(stage, done)
-        roles = ["fake_score", "generator"] if stage == backtracking.STAGE else ["fake_score"]
-        later = [getattr(self.company, role).save(folder) for role in roles]
-
-        def keep(proofs: list[dict[str, Any]]) -> None:
-            save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)))
-            self.production.metrics.flush()
-            self.production.save_summary()
-
-        self.follower.ask(later, keep)
-
-    def _has_path(self) -> bool:
-        return all((self.production.places.run / "path").has(f"node-{node + 1}.json") for node in range(len(self.marks)))
-
-    def _batches(self, stage: str, step: int) -> Sequence[Batch]:
-        return micro_batches(Batch(self.seed, stage, step, 0, self.recipe.batch), self.recipe.micro_batches)
-
-    # -- pictures --
-
-    def _drawn(self) -> Any:
-        return self.company.generator.draw(self.wanted, seed=self.seed)
-
-    def _generator_picture(self, name: str, title: str) -> None:
-        self._picture(self.company.generator.draw(self.wanted_pictures, seed=self.seed), name, title)
-
-    def _picture(self, drawn: Any, name: str, title: str) -> None:
-        self._ask_picture(lambda file: self.evaluator.picture(drawn, file), name, title)
-
-    def _ask_picture(self, make: Callable[[str], Any], name: str, title: str) -> None:
-        file = f"{name}.png"
-        self.follower.ask(make(file), lambda _: self.summary.picture(f"samples/{file}", title))
-
-    def _figure_9(self, name: str, title: str) -> None:
-        assert isinstance(self.recipe.data, (RingData, GridData))
-        grid, sigma = self.evaluator.grid(), 5 * self.recipe.data.std
-        teacher = self.company.teacher.field(grid, sigma=sigma)
-        fake = self.company.fake_score.field(grid, sigma=sigma)
-        self._ask_picture(lambda file: self.evaluator.figure_9(teacher, fake, self._drawn(), file), name, title)
 
 
 def teacher_plan(recipe: Recipe) -> TeacherPlan:

@@ -104,7 +104,7 @@ def newest_checkpoint(folder: Folder, stage: str) -> Checkpoint | None:
             whole = Checkpoint(found, stage, manifest["step"], dict(manifest["files"]))
             for proof in whole.files.values():
                 found.verify(proof)
-        except (CheckpointError, KeyError, TypeError):
+        except (CheckpointError, KeyError, TypeError, ValueError):
             continue
         if whole.files:
             return whole

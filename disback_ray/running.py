@@ -7,10 +7,11 @@ from pathlib import Path
 
 from disback_ray.actors.company import Places
 from disback_ray.config import ClusterConfig, Recipe, load_cluster, load_recipe
-from disback_ray.errors import DisbackError, RunFolderError
+from disback_ray.errors import ConfigError, DisbackError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
 from disback_ray.production import Production, Stopped, teacher_name, teacher_plan
 from disback_ray.progress import OnConsole, Silent, Watcher
+from disback_ray.rehearsal import Rehearsal
 from disback_ray.report import render
 from disback_ray.result import RunResult
 from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, claim, versions, write_config
@@ -41,6 +42,8 @@ def run(
 
     Raises DisbackError (see errors.py) with one line for a user; KeyboardInterrupt once what there is has been kept.
     """
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed: {seed}: expected a whole number of 0 … 2⁶³ - 1")
     mine = [o.removeprefix("cluster.") for o in overrides if o.startswith("cluster.")]
     places_on = cluster if isinstance(cluster, ClusterConfig) else load_cluster(cluster, overrides=mine)
     name = recipe or places_on.recipe or DEFAULT_RECIPE
@@ -86,7 +89,7 @@ def _produce(
                     with stop.at_a_good_moment():
                         stage.train_teacher(production)
             with production.stage("casting"):
-                rehearsal = production.rehearse(stage.cast(production))
+                rehearsal = Rehearsal(production, stage.cast(production))
             with production.stage("measuring"):
                 rehearsal.look_at_the_start()
             with production.stage("recording"):

@@ -124,7 +124,9 @@ class TestCheckpoints:
         assert found is not None
         assert found.step == 100
 
-    @pytest.mark.parametrize("manifest", ["[]", "{}", '{"step": 3}', '{"files": {}}', '{"step": 3, "files": []}', "null"])
+    @pytest.mark.parametrize(
+        "manifest", ["[]", "{}", '{"step": 3}', '{"files": {}}', '{"step": 3, "files": []}', '{"step": 3, "files": "a"}', "null"]
+    )
     def test_a_manifest_that_is_none_is_passed_over(self, folder: Folder, manifest: str) -> None:
         (self.save(folder, "recording", 3) / "manifest.json").write_text(manifest)
         assert newest_checkpoint(folder, "recording") is None

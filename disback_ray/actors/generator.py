@@ -54,7 +54,7 @@ class Generator:
     def propose(self, batch: Batch) -> Sample:
         """x_0 = G(z) for the batch's keyed z and classes. While backtracking, its graph is kept until descend().
 
-        Raises VersionError where the step is not the next one.
+        Raises VersionError where the step is not the next one, NonFiniteError where a sample has NaN or Inf.
         """
         trains = batch.stage == backtracking.STAGE
         self.learner.require(batch.step if trains else 0)
@@ -63,6 +63,8 @@ class Generator:
         condition = batch.integers("class", spec.classes).to(self.device) if spec.classes else None
         with torch.set_grad_enabled(trains):
             x0 = self.network(z, condition)
+        if not torch.isfinite(x0).all():
+            raise NonFiniteError(f"the generator's samples have NaN or Inf at step {batch.step}: lower its lr, or set its clip")
         if trains:
             self.graphs[batch] = x0
         return Sample(batch, x0.detach(), condition, self.learner.version)
@@ -84,13 +86,12 @@ class Generator:
 
     def commit(self, step: int) -> dict[str, float]:
         """The optimiser's step and the average's, with the gradients gathered. Raises VersionError, NonFiniteError."""
-        if self.learner.version == step:
+        if self.learner.version != step + 1:
             made = self.learner.update(step, samples=self.settings.batch)
             self.average.update(step)
             rms = sum(norm**2 for norm in self.norms) / len(self.norms)
             self.norms.clear()
             self.last = {"field_norm": rms**0.5, "generator_grad_norm": made["grad_norm"]}
-        self.learner.require(step + 1)
         return self.last
 
     def draw(self, wanted: Drawn, *, seed: int) -> Drawn:

@@ -4,6 +4,7 @@ All noise is VE: x = x0 + σ ε. Computation is in float32.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +40,7 @@ def one_hot(condition: Tensor | None, label_dim: int, *, device: torch.device) -
     return torch.zeros(len(index), label_dim + 1, device=device).scatter_(1, index, 1.0)[:, 1:]
 
 
-class Preconditioning(nn.Module):
+class Preconditioning(nn.Module, ABC):
     """A network F turned into the denoiser D(x; σ); subclasses give the scalings.
 
     `compute_dtype`: float32, or bfloat16/float16 to run F under autocast with its weights kept as they are.
@@ -54,9 +55,9 @@ class Preconditioning(nn.Module):
         self.label_dim = label_dim
         self.compute_dtype = compute_dtype
 
+    @abstractmethod
     def scalings(self, sigma: Tensor) -> Scalings:
         """sigma: [B] float32."""
-        raise NotImplementedError
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The nearest noise level that the network knows: σ itself, for all of the continuous ones here."""

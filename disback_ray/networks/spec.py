@@ -28,6 +28,10 @@ class DDPMppSpec:
     kind: Literal["ddpmpp"] = "ddpmpp"
 
     def build(self, shape: tuple[int, ...], *, classes: int) -> nn.Module:
+        """Raises ValueError where the settings don't fit the images."""
+        halvings = len(self.multipliers) - 1
+        if shape[-1] % 2**halvings:
+            raise ValueError(f"{len(self.multipliers)} multipliers halve the side {halvings} times, and {shape[-1]} can't be")
         return SongUNet(
             img_resolution=shape[-1],
             in_channels=shape[0],

@@ -1,0 +1,77 @@
+"""pydantic's complaints as one line that names the key as the user wrote it, and the nearest known one."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
+    """The first complaint as `key: value: what is wrong`."""
+    problem = error.errors(include_url=False)[0]
+    keys, kind = _without_tags(problem["loc"], data, model)
+    where = ".".join(str(key) for key in keys)
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key {where}{nearest(str(keys[-1]), _keys(kind))}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{where}: missing"
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    if not where:
+        return message
+    shown = repr(problem["input"])
+    return f"{where}: {shown if len(shown) < 60 else shown[:56] + ' …'}: {message[:1].lower()}{message[1:]}"
+
+
+def _without_tags(location: Iterable[int | str], data: Any, model: Any) -> tuple[list[int | str], Any]:
+    """The keys as the user wrote them, and the type that holds the last one: pydantic adds the members of unions to its paths."""
+    keys: list[int | str] = []
+    holder: Any = model
+    kind: Any = model
+    for part in location:
+        inside = isinstance(part, int) or (isinstance(data, Mapping) and part in data)
+        members = [m for m in _members(kind) if part in (getattr(m, "kind", None), getattr(m, "__name__", None))]
+        if members and not inside:
+            kind = members[0]
+            continue
+        if not inside and not any(part in _keys(member) for member in _members(kind)):
+            continue  # a union's member that is no class of ours, such as int or tuple[…]
+        keys.append(part)
+        holder = next((m for m in _members(kind) if part in _keys(m)), kind)
+        kind = _field_type(holder, part)
+        reachable: Any = data if inside and isinstance(data, (Mapping, list)) else {part: None}
+        data = reachable[part]
+    return keys, holder
+
+
+def _members(kind: Any) -> list[Any]:
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if isinstance(kind, type) and get_origin(kind) is None:
+        return [kind]
+    return [member for part in get_args(kind) for member in _members(part)] if _is_union(kind) else [kind]
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) is Union or type(kind).__name__ in ("UnionType", "Union")
+
+
+def _field_type(holder: Any, key: int | str) -> Any:
+    if isinstance(holder, type) and issubclass(holder, BaseModel):
+        found = {(field.alias or name): field.annotation for name, field in holder.model_fields.items()}
+        return found.get(str(key))
+    if is_dataclass(holder):
+        return {field.name: field.type for field in fields(holder)}.get(str(key))
+    return None
+
+
+def _keys(kind: Any) -> list[str]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [field.alias or name for name, field in kind.model_fields.items()]
+    return [field.name for field in fields(kind)] if is_dataclass(kind) else []
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

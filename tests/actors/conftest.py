@@ -1,0 +1,102 @@
+"""The roles in this process, around a small teacher that was trained on the ring."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSettings
+from disback_ray.actors.frozen_score import FrozenTeacher, PathNode
+from disback_ray.actors.generator import Generator, GeneratorSettings
+from disback_ray.algorithms import backtracking, degradation
+from disback_ray.algorithms.cast import Cast
+from disback_ray.algorithms.noise import Batch, KarrasNoise, LogNormalNoise, micro_batches
+from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.data.sources import RingData
+from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec, ResNetMLPSpec
+from disback_ray.storage import Folder
+from disback_ray.teachers.saved import save_denoiser
+from disback_ray.teachers.training import TeacherPlan, train_teacher
+
+OPTIMISER = OptimiserSettings(lr=2e-3, clip=10.0)
+STUDENT = GeneratorSpec(MLPSpec(width=16, hidden_layers=2), (2,), 0, 1.0)
+NOISE = KarrasNoise(0.05, 10.0)
+
+
+@dataclass(frozen=True)
+class Troupe:
+    """What the roles are built from; each cast() is a new one, over the same files."""
+
+    teacher: Folder
+    path: Folder
+    optimiser: OptimiserSettings = OPTIMISER
+    batch: int = 12
+    steps: int = 8
+    micro_batches: int = 1
+    fake_updates: int = 1
+    generator: GeneratorSpec = STUDENT
+    start: Folder | None = None
+    score_noise: KarrasNoise = NOISE
+    weighting: Any = "dmd"
+    marks: tuple[int, ...] = (2, 4, 8)
+
+    def but(self, **changes: Any) -> "Troupe":
+        return replace(self, **changes)
+
+    def cast(self) -> Cast:
+        stages = {
+            degradation.STAGE: StageSettings(max(self.marks, default=1), self.batch, self.optimiser),
+            backtracking.STAGE: StageSettings(self.steps, self.batch, self.optimiser, self.fake_updates),
+        }
+        fake = FakeScoreSettings(stages, 1.42, self.score_noise, KarrasNoise(0.05, 10.0, low=0.0, high=1.0), self.weighting)
+        return Cast(
+            FrozenTeacher(self.teacher, noise=self.score_noise),
+            PathNode(self.teacher, self.path, noise=self.score_noise),
+            FakeScore(fake, teacher=self.teacher, path=self.path),
+            Generator(GeneratorSettings(self.generator, self.steps, self.batch, self.optimiser, 0.9, 4), start=self.start),
+        )
+
+    def batches(self, stage: str, step: int) -> list[Batch]:
+        return micro_batches(Batch(6, stage, step, 0, self.batch), self.micro_batches)
+
+    def record(self, cast: Any) -> None:
+        """Algorithm 1, all of it."""
+        cast.fake_score.begin(degradation.STAGE, node=0)
+        list(degradation.degradation_recording(cast, self.marks, batches_of=self.batches))
+
+    def backtrack(self, cast: Any, plan: Any, *, start: int = 0, upto: int | None = None) -> None:
+        """Algorithm 2 with s_φ as it is."""
+        steps = upto or self.steps
+        for _ in backtracking.distribution_backtracking(
+            cast, plan, steps=steps, batches_of=self.batches, fake_updates=self.fake_updates, start=start
+        ):
+            pass
+
+
+@pytest.fixture(scope="session")
+def small_teacher(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A ResNet MLP that has seen the ring for a second."""
+    folder = Folder.at(tmp_path_factory.mktemp("teacher"))
+    plan = TeacherPlan(
+        spec=DenoiserSpec(ResNetMLPSpec(width=16, blocks=1), (2,), 0, 1.42), data=RingData(std=0.3), steps=400, batch=64,
+        optimiser=OptimiserSettings(lr=5e-3, decay_after=0.0), ema=0.9, label_dropout=0.0, noise=LogNormalNoise(), seed=0,
+    )  # fmt: skip
+    train_teacher(plan, folder, report=lambda step, loss: None)
+    return folder
+
+
+@pytest.fixture
+def troupe(small_teacher: Folder, tmp_path: Path) -> Troupe:
+    return Troupe(small_teacher, Folder.at(tmp_path / "path"))
+
+
+@pytest.fixture
+def by_class(tmp_path: Path) -> Callable[[Troupe], Troupe]:
+    """The same with three classes: an untrained denoiser for both the teacher and the generator."""
+    spec = DenoiserSpec(ResNetMLPSpec(width=16, blocks=1), (2,), 3, 1.42)
+    weights = {name: tensor + 0.1 for name, tensor in spec.build(seed=1).state_dict().items()}
+    folder = Folder.at(tmp_path / "conditional")
+    save_denoiser(folder, spec, weights)
+    return lambda troupe: troupe.but(teacher=folder, start=folder, generator=GeneratorSpec(spec, (2,), 3, 2.5))
