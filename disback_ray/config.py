@@ -198,12 +198,24 @@ class Recipe(_Frozen):
             raise ValueError(f"teacher.network: can't be built for samples of shape {self.data.shape}: {error}") from None
         if isinstance(self.student.network, MLPSpec) and not points:
             raise ValueError(f"student.network.kind: mlp is not for data of kind {self.data.kind}")
+        _check_order(self.fit_noise, "fit_noise")
+        _check_order(self.backtracking.noise, "backtracking.noise")
+        _check_order(self.teacher.training.noise, "teacher.training.noise")
         return self
 
     @property
     def switches(self) -> tuple[path.Switch, ...]:
         """Algorithm 2's targets. Raises ConfigError where they don't fit the steps."""
         return path.switches(len(self.recording.marks), self.backtracking.steps_per_node, total=self.backtracking.steps)
+
+
+def _check_order(noise: KarrasNoise | LogNormalNoise, key: str) -> None:
+    """Raises ValueError where the law's range is empty."""
+    if isinstance(noise, KarrasNoise):
+        if noise.sigma_min >= noise.sigma_max:
+            raise ValueError(f"{key}: sigma_min {noise.sigma_min} is not below sigma_max {noise.sigma_max}")
+        if noise.low >= noise.high:
+            raise ValueError(f"{key}: low {noise.low} is not below high {noise.high}")
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -222,8 +234,11 @@ def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def load_cluster(name: str | Path | None, *, overrides: Sequence[str] = ()) -> ClusterConfig:
-    """A shipped cluster file's name or a YAML file (None: `local`), with `key=value` overrides. Raises ConfigError."""
+def load_cluster(name: str | Path | ClusterConfig | None, *, overrides: Sequence[str] = ()) -> ClusterConfig:
+    """A shipped cluster file's name, a YAML file (None: `local`) or settings, with `key=value` overrides. Raises ConfigError."""
+    if isinstance(name, ClusterConfig):
+        text = yaml.safe_dump(name.model_dump(mode="json", by_alias=True))
+        return parse(text, model=ClusterConfig, where="cluster", overrides=overrides)
     return _load(str(name or "local"), folder="clusters", model=ClusterConfig, overrides=overrides)
 
 

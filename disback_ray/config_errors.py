@@ -6,11 +6,12 @@ from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 
 def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
-    """The first complaint as `key: value: what is wrong`."""
-    problem = error.errors(include_url=False)[0]
+    """One complaint as `key: value: what is wrong`: the deepest, which in a union is that of the member which nearly fits."""
+    problem = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
     keys, kind = _without_tags(problem["loc"], data, model)
     where = ".".join(str(key) for key in keys)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -40,8 +41,8 @@ def _without_tags(location: Iterable[int | str], data: Any, model: Any) -> tuple
         keys.append(part)
         holder = next((m for m in _members(kind) if part in _keys(m)), kind)
         kind = _field_type(holder, part)
-        reachable: Any = data if inside and isinstance(data, (Mapping, list)) else {part: None}
-        data = reachable[part]
+        there = part in data if isinstance(data, Mapping) else isinstance(data, list) and part in range(len(data))
+        data = data[part] if there else None
     return keys, holder
 
 
@@ -59,16 +60,21 @@ def _is_union(kind: Any) -> bool:
 
 def _field_type(holder: Any, key: int | str) -> Any:
     if isinstance(holder, type) and issubclass(holder, BaseModel):
-        found = {(field.alias or name): field.annotation for name, field in holder.model_fields.items()}
+        found = {_written(name, field): field.annotation for name, field in holder.model_fields.items()}
         return found.get(str(key))
     if is_dataclass(holder):
         return {field.name: field.type for field in fields(holder)}.get(str(key))
     return None
 
 
+def _written(name: str, field: FieldInfo) -> str:
+    """The key in YAML: `with` is no name that Python would take."""
+    return str(field.validation_alias or name)
+
+
 def _keys(kind: Any) -> list[str]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [field.alias or name for name, field in kind.model_fields.items()]
+        return [_written(name, field) for name, field in kind.model_fields.items()]
     return [field.name for field in fields(kind)] if is_dataclass(kind) else []
 
 

@@ -53,7 +53,8 @@ class OnConsole:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:  # elsewhere it would end with an empty line
+            self.bar.stop()
 
     def stage(self, name: str, *, steps: int, start: int = 0) -> None:
         """A stage of so many steps begins, `start` of which are done."""

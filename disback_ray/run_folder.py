@@ -54,6 +54,11 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
     return folder.read_json(SUMMARY) if SUMMARY in names else {}
 
 
+def is_run(folder: Folder) -> bool:
+    """Whether a run of ours lies there, whichever it is. Raises CheckpointError where that can't be known."""
+    return folder.has(CONFIG) and _config(folder) is not None
+
+
 def _config(folder: Folder) -> dict[str, Any] | None:
     """What write_config() wrote; None where the file is somebody else's: many programs have a config.yaml."""
     try:

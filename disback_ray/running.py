@@ -14,7 +14,7 @@ from disback_ray.progress import OnConsole, Silent, Watcher
 from disback_ray.rehearsal import Rehearsal
 from disback_ray.report import render
 from disback_ray.result import RunResult
-from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, claim, versions, write_config
+from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, claim, is_run, versions, write_config
 from disback_ray.storage import Folder
 from disback_ray.teachers.saved import is_saved
 from disback_ray.theatre import theatre
@@ -45,7 +45,7 @@ def run(
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed: {seed}: expected a whole number of 0 … 2⁶³ - 1")
     mine = [o.removeprefix("cluster.") for o in overrides if o.startswith("cluster.")]
-    places_on = cluster if isinstance(cluster, ClusterConfig) else load_cluster(cluster, overrides=mine)
+    places_on = load_cluster(cluster, overrides=mine)
     name = recipe or places_on.recipe or DEFAULT_RECIPE
     plan = load_recipe(str(name), overrides=[o for o in overrides if not o.startswith("cluster.")])
     storage = Folder.at(places_on.storage)
@@ -60,7 +60,7 @@ def run(
 def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool) -> RunResult | None:
     """The folder's run, where it is this one and complete. Raises RunFolderError where the folder is something else's."""
     if fresh:
-        if folder.names() and not folder.has(CONFIG):
+        if folder.names() and not is_run(folder):
             raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: --fresh doesn't delete it")
         return None
     found = claim(folder, recipe, seed=seed)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from disback_ray.actors.bundles import check
 from disback_ray.actors.company import Company, in_process, on_ray
 from disback_ray.actors.placement import Placement, place
 from disback_ray.actors.session import attach
@@ -63,10 +64,7 @@ class OnRay:
     def check(self) -> None:
         """Reserves the cast's devices, so that what can't be placed is said before anything is written. Raises PlacementError."""
         place({"teacher_trainer": self.roles["teacher_trainer"]}, timeout=self.timeout).remove()
-        self.placement = place(self._cast(), timeout=self.timeout)
-
-    def _cast(self) -> dict[str, RoleResources]:
-        return {name: asked for name, asked in self.roles.items() if name != "teacher_trainer"}
+        self.placement = place(_cast(self.roles), timeout=self.timeout)
 
     def train_teacher(self, production: Production) -> None:
         """Raises Stopped, ClusterError, NonFiniteError, CheckpointError."""
@@ -87,7 +85,7 @@ class OnRay:
     def cast(self, production: Production) -> Company:
         """Raises PlacementError, ClusterError, and what building a role raises."""
         if self.placement is None:
-            self.placement = place(self._cast(), timeout=self.timeout)
+            self.placement = place(_cast(self.roles), timeout=self.timeout)
         return on_ray(production.recipe, production.places, self.roles, self.placement, seed=production.seed)
 
     def close(self) -> None:
@@ -99,9 +97,14 @@ class OnRay:
             self.placement = None
 
 
+def _cast(roles: dict[str, RoleResources]) -> dict[str, RoleResources]:
+    return {name: asked for name, asked in roles.items() if name != "teacher_trainer"}
+
+
 @contextmanager
 def theatre(cluster: ClusterConfig, *, in_process: bool) -> Iterator[Theatre]:
-    """The place for a run, until the block ends. Raises ClusterError where Ray can't be reached."""
+    """The place for a run, until the block ends. Raises ConfigError where the roles contradict one another, ClusterError without Ray."""
+    check(_cast(cluster.roles.by_name()))
     if in_process:
         yield InProcess(cluster)
         return

@@ -6,8 +6,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -86,3 +90,97 @@ def _disconnected() -> Iterator[None]:
     yield
     if (ray := sys.modules.get("ray")) and ray.is_initialized():
         ray.shutdown()
+
+
+TINY = {
+    "ring8": """
+        teacher.network.width=16 teacher.network.blocks=1 teacher.training.steps=20 teacher.training.batch=32 teacher.sampling_steps=3
+        student.network.width=16 student.network.hidden_layers=1 student.ema=0.9
+        batch=32 recording.steps=8 recording.at=[2,5,8] backtracking.steps=12 backtracking.steps_per_node=4
+        evaluation.every=5 evaluation.samples=100 evaluation.pictures=10 checkpoint_every=5""",
+    "digits": """
+        teacher.network.channels=8 teacher.network.multipliers=[1] teacher.training.steps=10 teacher.training.batch=16
+        teacher.sampling_steps=2 student.ema=0.9
+        batch=8 recording.steps=8 recording.at=[2,5,8] backtracking.steps=12 backtracking.steps_per_node=4
+        evaluation.every=10 evaluation.samples=100 evaluation.pictures=10 checkpoint_every=5""",
+}
+"""20 steps of the two algorithms, over three nodes, with checkpoints that fall beside the switches."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Shipped recipes, cut down to a second. Their teachers are trained once, into a storage that all tests share."""
+
+    storage: Path
+
+    def settings(self, recipe: str) -> list[str]:
+        """What `--set` takes. The cluster's GPUs are pretended, and Ray Train would look for them."""
+        return [*TINY[recipe].split(), f"cluster.storage={self.storage}", "cluster.roles.teacher_trainer={cpus: 1, gpus: 0}"]
+
+    def arguments(self, recipe: str, out: Path, *more: str) -> list[str]:
+        """Of the command line. more: the last one wins."""
+        sets = [word for setting in self.settings(recipe) for word in ("--set", setting)]
+        return ["run", recipe, "--out", str(out), *sets, *more]
+
+    def run(self, recipe: str, out: Path, *more: str, in_process: bool = True, **options: Any) -> Any:
+        """A RunResult. more: settings over the tiny ones."""
+        from disback_ray import run
+
+        return run(recipe, out=out, overrides=[*self.settings(recipe), *more], in_process=in_process, **options)
+
+    def rows(self, out: Path) -> list[dict[str, Any]]:
+        """metrics.parquet, without how long each step took."""
+        found: list[dict[str, Any]] = pq.read_table(out / "metrics.parquet").drop_columns("seconds").to_pylist()
+        return found
+
+    def weights(self, out: Path) -> dict[str, bytes]:
+        """All files of weights that a run leaves, in safetensors' own bytes."""
+        return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.safetensors"))}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture(scope="session")
+def ring8(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole tiny run of ring8, in one process and never interrupted. Not to be written to."""
+    return Path(tiny.run("ring8", tmp_path_factory.mktemp("runs") / "ring8").folder.uri)
+
+
+@pytest.fixture(scope="session")
+def digits(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of digits."""
+    return Path(tiny.run("digits", tmp_path_factory.mktemp("runs") / "digits").folder.uri)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line on stderr; there is no other."""
+        assert self.err.count("\n") == 1, self.err
+        assert self.err.startswith("disback-ray: "), self.err
+        return self.err.removeprefix("disback-ray: ").rstrip()
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs the command line in this process."""
+    from disback_ray.cli import main
+
+    def run(*arguments: str) -> Said:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return Said(ended.value.code or 0, captured.out, captured.err)  # type: ignore[arg-type]
+
+    return run

@@ -109,6 +109,7 @@ def test_in_one_process(stage: Stage) -> None:
     assert threads == [1, 2, 1, 2]
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_walks_from_node_n_back_to_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """θ' starts at θ and φ at θ'_N; the targets are θ'_(N-1) … θ'_1 and then θ, each with the weights of its file."""
     began: list[tuple[str, str]] = []

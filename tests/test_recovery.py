@@ -1,0 +1,229 @@
+"""A run that was stopped, anywhere and anyhow, ends like one that never was: the same weights, the same rows, the same figures."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from disback_ray import pictures, running
+from disback_ray.progress import OnConsole
+from disback_ray.storage import Folder
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "DPI", 24)
+
+
+def summary(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return found
+
+
+def assert_same(tiny: Any, out: Path, whole: Path) -> None:
+    """All but the times, the places and the pictures' pixels; of the checkpoints, the last."""
+    ours, theirs = summary(out), summary(whole)
+    assert (ours["status"], ours["error"]) == ("complete", None)
+    assert tiny.rows(out) == tiny.rows(whole)
+    for key in ("metrics", "switches", "pictures", "digest"):
+        assert ours[key] == theirs[key], key
+    left, expected = tiny.weights(out), tiny.weights(whole)
+    last = max(name for name in expected if name.startswith("checkpoints/backtracking-")).rpartition("/")[0]
+    for name, content in expected.items():
+        if not name.startswith("checkpoints/") or name.startswith(last):
+            assert left[name] == content, name
+    for picture in theirs["pictures"]:
+        assert (out / picture["file"]).read_bytes().startswith(b"\x89PNG")
+    assert "complete" in (out / "report.html").read_text()
+
+
+# -- Ctrl-C --
+
+
+@dataclass
+class Interrupting(OnConsole):
+    """Sends this process signals once a step of a stage is done, 0 being its beginning. starts: where each stage began."""
+
+    stage_name: str
+    done: int
+    signals: list[int]
+    starts: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        OnConsole.__init__(self)
+
+    def stage(self, name: str, *, steps: int, start: int = 0) -> None:
+        super().stage(name, steps=steps, start=start)
+        self.starts[name] = start
+        self._interrupt(name, 0)
+
+    def step(self, done: int, *, node: int | None, numbers: dict[str, float]) -> None:
+        super().step(done, node=node, numbers=numbers)
+        self.seen.setdefault(self.name, done)
+        self._interrupt(self.name, done)
+
+    def _interrupt(self, name: str, done: int) -> None:
+        if (name, done) == (self.stage_name, self.done):
+            while self.signals:
+                os.kill(os.getpid(), self.signals.pop())
+
+
+Play = Callable[..., tuple[Any, Interrupting]]
+
+
+@pytest.fixture
+def play(command: Command, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Runs the command, with signals at a moment; the same command whenever it is called."""
+    words = [*tiny.arguments("ring8", tmp_path / "run", "--in-process"), "--set", "teacher.training.steps=250"]
+
+    def once(stage: str = "", done: int = 0, *signals: int) -> tuple[Any, Interrupting]:
+        watch = Interrupting(stage, done, list(signals))
+        monkeypatch.setattr(running, "OnConsole", lambda: watch)
+        return command(*words, "--set", f"cluster.storage={tmp_path}/storage"), watch
+
+    return once
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, never stopped."""
+    out: Path = tmp_path_factory.mktemp("whole") / "run"
+    tiny.run("ring8", out, "teacher.training.steps=250")
+    return out
+
+
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    """The signals' handlers are put back, whatever happens."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_stopped_in_every_stage_it_goes_on_each_time(play: Play, whole: Path, tiny: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    went_on: list[Interrupting] = []
+    for stage, done, *signals in [
+        ("training the teacher", 120, signal.SIGINT),
+        ("measuring the teacher", 0, signal.SIGINT),
+        ("recording", 3, signal.SIGTERM),
+        ("recording", 0, signal.SIGINT),
+        ("backtracking", 7, signal.SIGINT),
+        ("backtracking", 11, signal.SIGINT, signal.SIGINT),  # the second one doesn't wait
+        ("measuring the generator", 0, signal.SIGINT),
+    ]:
+        said, watch = play(stage, done, *signals)
+        went_on.append(watch)
+        assert not watch.signals, f"{stage} was not reached"
+        assert said.status == 130
+        assert said.out == ""
+        assert said.err.splitlines()[-1] == f"stopped; what is done is kept in {out}: run the same command again to go on"
+        assert "Traceback" not in said.err
+        assert summary(out)["status"] == "interrupted"
+        assert summary(out)["error"] is None
+        assert "interrupted" in (out / "report.html").read_text()
+        assert not (out / "generator").exists()
+    said, watch = play()
+    assert said.status == 0
+    assert_same(tiny, out, whole)
+    # It went on from where it was, not from the beginning:
+    assert went_on[1].seen["training the teacher"] == 101
+    assert "training the teacher" not in went_on[2].starts
+    assert "measuring the teacher" not in went_on[3].starts
+    assert went_on[3].starts["recording"] in (3, 4)
+    assert "recording" not in went_on[5].starts
+    assert went_on[5].starts["backtracking"] in (7, 8)
+    assert went_on[6].starts["backtracking"] == 10, "the last checkpoint before the second Ctrl-C"
+    assert watch.starts == {"backtracking": 12, "measuring the generator": 0}
+
+
+def test_once_stopped_a_run_tells_of_what_is_there(play: Play, tiny: Any, tmp_path: Path) -> None:
+    play("backtracking", 7, signal.SIGINT)
+    rows = tiny.rows(tmp_path / "run")
+    done = [(row["stage"], row["step"]) for row in rows]
+    assert done[:8] == [("recording", step) for step in range(1, 9)]
+    assert done[8:] in ([("backtracking", step) for step in range(1, last + 1)] for last in (7, 8))
+    found = summary(tmp_path / "run")
+    assert set(found["metrics"]) == {"teacher", "untrained", "real_halves", "nodes"}
+    assert set(found["stages"]) == {"teacher", "casting", "measuring", "recording", "backtracking"}
+    assert found["digest"] == ""
+
+
+# -- a kill, which nothing can be done about: what is there must do, after any write --
+
+
+def kills(names: list[str]) -> dict[str, int]:
+    """Which of a run's writes to stop after: those that others rely on, and those that half of something follows."""
+    chosen = {}
+    for index, name in enumerate(names):
+        stem = name.rpartition("/")[2]
+        if stem in ("manifest.json", "fake_score.safetensors", "node-2.json", "node-3.json", "model.safetensors", "figure-8.png"):
+            chosen[f"{index} {name}"] = index
+    return chosen
+
+
+def test_killed_after_a_write_it_ends_the_same(tiny: Any, ring8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, names = tmp_path / "run", []
+    write = Folder.write
+
+    def snapshot(self: Folder, name: str, data: bytes) -> None:
+        write(self, name, data)
+        if self.uri.startswith(str(out)):
+            names.append(str((Path(self.uri) / name).relative_to(out)))
+            if kills(names).values() and max(kills(names).values()) == len(names) - 1:
+                shutil.copytree(out, tmp_path / f"killed-{len(names) - 1}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "write", snapshot)
+        tiny.run("ring8", out)
+    assert_same(tiny, out, ring8)
+    moments = kills(names)
+    assert len(moments) > 10
+    for moment, index in moments.items():
+        left = tmp_path / f"killed-{index}"
+        assert summary(left)["status"] == "running"
+        (left / "metrics.parquet.partial").write_bytes(b"half of")
+        tiny.run("ring8", left)
+        try:
+            assert_same(tiny, left, ring8)
+        except AssertionError as error:
+            raise AssertionError(f"killed after {moment}") from error
+
+
+def test_a_damaged_checkpoint_is_passed_over(tiny: Any, ring8: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(ring8, out)
+    found = summary(out) | {"status": "running"}
+    (out / "summary.json").write_text(json.dumps(found))
+    newest = sorted((out / "checkpoints").glob("backtracking-*"))[-1]
+    file = newest / "generator.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    tiny.run("ring8", out)
+    assert_same(tiny, out, ring8)
+
+
+@pytest.mark.parametrize("name", ["path/node-2.safetensors", "path/node-2.json", "metrics.parquet", "summary.json"])
+def test_a_damaged_file_is_named(tiny: Any, command: Command, ring8: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(ring8, out)
+    shutil.rmtree(out / "checkpoints")
+    (out / "summary.json").write_text(json.dumps(summary(out) | {"status": "running"}))
+    (out / name).write_bytes((out / name).read_bytes()[:-20])
+    said = command(*tiny.arguments("ring8", out, "--in-process"))
+    complaints = [line for line in said.err.splitlines() if line.startswith("disback-ray: ")]
+    assert said.status == 2
+    assert len(complaints) == 1
+    assert f"{out}/{name}" in complaints[0]
+    assert "Traceback" not in said.err
+    assert torch.get_num_threads() == 1
