@@ -19,10 +19,11 @@ MOST_ASIDES = 8
 
 @dataclass(frozen=True)
 class Aside:
-    """Something that was asked for between two steps; `then` takes what it gives, when it is there."""
+    """Something that was asked for after so many steps; `then` takes what it gives, when it is there and those are in the metrics."""
 
     later: Any
     then: Callable[[Any], None]
+    submitted: int
 
 
 class Follower:
@@ -34,6 +35,7 @@ class Follower:
         self.watch = watch
         self.stop = stop
         self.asides: deque[Aside] = deque()
+        self.submitted = self.settled = 0
         self.began = time.monotonic() - metrics.seconds
 
     def follow(self, steps: Iterator[Step], *, after: Callable[[Step], None]) -> Step | None:
@@ -50,6 +52,7 @@ class Follower:
         last = None
         while not self.stop.is_set() and (step := next(steps, None)) is not None:
             last = step
+            self.submitted += 1
             after(step)
             pending.append(step)
             if len(pending) > AHEAD:
@@ -66,7 +69,7 @@ class Follower:
 
     def ask(self, later: Any, then: Callable[[Any], None] = lambda value: None) -> None:
         """Leaves something to be waited for in passing."""
-        self.asides.append(Aside(later, then))
+        self.asides.append(Aside(later, then, self.submitted))
 
     def _settle(self, step: Step) -> None:
         numbers: dict[str, float] = {}
@@ -74,6 +77,7 @@ class Follower:
             for part in result if isinstance(result, list) else [result]:
                 numbers |= part
         done = step.step + 1
+        self.settled += 1
         self.metrics.add(
             {"stage": step.stage, "step": done, "node": step.node, "seconds": time.monotonic() - self.began, **numbers}
         )
@@ -81,6 +85,8 @@ class Follower:
 
     def _gather(self, *, most: int) -> None:
         """Takes what has come, in the order in which it was asked for; waits while more than `most` are out."""
-        while self.asides and (len(self.asides) > most or self.company.is_ready(self.asides[0].later)):
+        while self.asides and self.asides[0].submitted <= self.settled:
+            if len(self.asides) <= most and not self.company.is_ready(self.asides[0].later):
+                break
             aside = self.asides.popleft()
             aside.then(self.company.wait(aside.later))

@@ -158,14 +158,17 @@ class Rehearsal:
         later = [getattr(self.company, role).save(folder) for role in roles]
 
         def keep(proofs: list[dict[str, Any]]) -> None:
-            save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)))
-            self.production.metrics.flush()
+            self.production.metrics.flush()  # before the manifest: whoever goes on from it finds all that came before
             self.production.save_summary()
+            save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)))
 
         self.follower.ask(later, keep)
 
     def _has_path(self) -> bool:
-        return all((self.production.places.run / "path").has(f"node-{node + 1}.json") for node in range(len(self.marks)))
+        """Every node, and the row of the step that ended with the last: a kill may leave the first without the second."""
+        path, steps = self.production.places.run / "path", self.recipe.recording.steps
+        recorded = {row["step"] for row in self.production.metrics.rows if row["stage"] == degradation.STAGE}
+        return all(path.has(f"node-{node + 1}.json") for node in range(len(self.marks))) and (steps in recorded or not steps)
 
     def _batches(self, stage: str, step: int) -> Sequence[Batch]:
         return micro_batches(Batch(self.seed, stage, step, 0, self.recipe.batch), self.recipe.micro_batches)

@@ -76,7 +76,7 @@ def _produce(
     cache = storage / "teachers"
     places = Places(cache / teacher_name(plan), folder, cache)
     with theatre(cluster, in_process=in_process) as stage:
-        stage.check()
+        stage.check(trains_teacher=not is_saved(places.teacher))
         if fresh:
             folder.clear()
         write_config(folder, recipe, cluster, seed=seed)

@@ -22,7 +22,7 @@ LOCAL_PLACEMENT_SECONDS = 10.0
 class Theatre(Protocol):
     """See OnRay and InProcess."""
 
-    def check(self) -> None: ...
+    def check(self, *, trains_teacher: bool) -> None: ...
 
     def train_teacher(self, production: Production) -> None: ...
 
@@ -35,7 +35,7 @@ class InProcess:
     def __init__(self, cluster: ClusterConfig) -> None:
         self.roles = cluster.roles.by_name()
 
-    def check(self) -> None:
+    def check(self, *, trains_teacher: bool) -> None:
         """There is nothing to be placed."""
 
     def train_teacher(self, production: Production) -> None:
@@ -61,9 +61,10 @@ class OnRay:
         self.timeout = min(cluster.placement_timeout, LOCAL_PLACEMENT_SECONDS) if private else cluster.placement_timeout
         self.placement: Placement | None = None
 
-    def check(self) -> None:
+    def check(self, *, trains_teacher: bool) -> None:
         """Reserves the cast's devices, so that what can't be placed is said before anything is written. Raises PlacementError."""
-        place({"teacher_trainer": self.roles["teacher_trainer"]}, timeout=self.timeout).remove()
+        if trains_teacher:
+            place({"teacher_trainer": self.roles["teacher_trainer"]}, timeout=self.timeout).remove()
         self.placement = place(_cast(self.roles), timeout=self.timeout)
 
     def train_teacher(self, production: Production) -> None:
@@ -75,7 +76,8 @@ class OnRay:
         reserved.remove()
 
         def watch(step: int, loss: float) -> bool:
-            production.watch.step(step, node=None, numbers={"loss": loss})
+            if step:
+                production.watch.step(step, node=None, numbers={"loss": loss})
             return not production.stop.is_set()
 
         plan, folder = teacher_plan(production.recipe), production.places.teacher

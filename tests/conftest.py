@@ -94,7 +94,7 @@ def _disconnected() -> Iterator[None]:
 
 TINY = {
     "ring8": """
-        teacher.network.width=16 teacher.network.blocks=1 teacher.training.steps=20 teacher.training.batch=32 teacher.sampling_steps=3
+        teacher.network.width=16 teacher.network.blocks=1 teacher.training.steps=250 teacher.training.batch=32 teacher.sampling_steps=3
         student.network.width=16 student.network.hidden_layers=1 student.ema=0.9
         batch=32 recording.steps=8 recording.at=[2,5,8] backtracking.steps=12 backtracking.steps_per_node=4
         evaluation.every=5 evaluation.samples=100 evaluation.pictures=10 checkpoint_every=5""",

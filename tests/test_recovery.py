@@ -21,7 +21,8 @@ Command = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "DPI", 24)
+    """Those that are not drawn: that takes more time than all else here."""
+    monkeypatch.setattr(pictures, "_png", lambda figure: b"\x89PNG")
 
 
 def summary(out: Path) -> dict[str, Any]:
@@ -84,22 +85,14 @@ Play = Callable[..., tuple[Any, Interrupting]]
 @pytest.fixture
 def play(command: Command, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     """Runs the command, with signals at a moment; the same command whenever it is called."""
-    words = [*tiny.arguments("ring8", tmp_path / "run", "--in-process"), "--set", "teacher.training.steps=250"]
+    words = tiny.arguments("ring8", tmp_path / "run", "--in-process", "--set", f"cluster.storage={tmp_path}/storage")
 
     def once(stage: str = "", done: int = 0, *signals: int) -> tuple[Any, Interrupting]:
         watch = Interrupting(stage, done, list(signals))
         monkeypatch.setattr(running, "OnConsole", lambda: watch)
-        return command(*words, "--set", f"cluster.storage={tmp_path}/storage"), watch
+        return command(*words), watch
 
     return once
-
-
-@pytest.fixture(scope="module")
-def whole(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, never stopped."""
-    out: Path = tmp_path_factory.mktemp("whole") / "run"
-    tiny.run("ring8", out, "teacher.training.steps=250")
-    return out
 
 
 @pytest.fixture
@@ -111,7 +104,7 @@ def _handlers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_handlers")
-def test_stopped_in_every_stage_it_goes_on_each_time(play: Play, whole: Path, tiny: Any, tmp_path: Path) -> None:
+def test_stopped_in_every_stage_it_goes_on_each_time(play: Play, ring8: Path, tiny: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     went_on: list[Interrupting] = []
     for stage, done, *signals in [
@@ -136,7 +129,7 @@ def test_stopped_in_every_stage_it_goes_on_each_time(play: Play, whole: Path, ti
         assert not (out / "generator").exists()
     said, watch = play()
     assert said.status == 0
-    assert_same(tiny, out, whole)
+    assert_same(tiny, out, ring8)
     # It went on from where it was, not from the beginning:
     assert went_on[1].seen["training the teacher"] == 101
     assert "training the teacher" not in went_on[2].starts
@@ -163,40 +156,30 @@ def test_once_stopped_a_run_tells_of_what_is_there(play: Play, tiny: Any, tmp_pa
 # -- a kill, which nothing can be done about: what is there must do, after any write --
 
 
-def kills(names: list[str]) -> dict[str, int]:
-    """Which of a run's writes to stop after: those that others rely on, and those that half of something follows."""
-    chosen = {}
-    for index, name in enumerate(names):
-        stem = name.rpartition("/")[2]
-        if stem in ("manifest.json", "fake_score.safetensors", "node-2.json", "node-3.json", "model.safetensors", "figure-8.png"):
-            chosen[f"{index} {name}"] = index
-    return chosen
+KILLS = ("manifest.json", "fake_score.safetensors", "node-2.json", "node-3.json", "model.safetensors", "figure-8.png")
+"""What others rely on, and what the other half of something follows."""
 
 
 def test_killed_after_a_write_it_ends_the_same(tiny: Any, ring8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, names = tmp_path / "run", []
+    out, left = tmp_path / "run", {}
     write = Folder.write
 
     def snapshot(self: Folder, name: str, data: bytes) -> None:
         write(self, name, data)
-        if self.uri.startswith(str(out)):
-            names.append(str((Path(self.uri) / name).relative_to(out)))
-            if kills(names).values() and max(kills(names).values()) == len(names) - 1:
-                shutil.copytree(out, tmp_path / f"killed-{len(names) - 1}")
+        if self.uri.startswith(str(out)) and name in KILLS:
+            left[f"{len(left)} {self.uri}/{name}"] = shutil.copytree(out, tmp_path / f"killed-{len(left)}")
 
     with monkeypatch.context() as patched:
         patched.setattr(Folder, "write", snapshot)
         tiny.run("ring8", out)
     assert_same(tiny, out, ring8)
-    moments = kills(names)
-    assert len(moments) > 10
-    for moment, index in moments.items():
-        left = tmp_path / f"killed-{index}"
-        assert summary(left)["status"] == "running"
-        (left / "metrics.parquet.partial").write_bytes(b"half of")
-        tiny.run("ring8", left)
+    assert len(left) == 12
+    for moment, folder in left.items():
+        assert summary(folder)["status"] == "running"
+        (folder / "metrics.parquet.partial").write_bytes(b"half of")
+        tiny.run("ring8", folder)
         try:
-            assert_same(tiny, left, ring8)
+            assert_same(tiny, folder, ring8)
         except AssertionError as error:
             raise AssertionError(f"killed after {moment}") from error
 

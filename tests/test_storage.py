@@ -141,7 +141,7 @@ def test_a_file_in_a_folder_s_place_is_refused(tmp_path: Path) -> None:
         assert str(tmp_path / "file") in refusal(call)
 
 
-WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1, dtype=torch.int32)}
 OTHERS = {
     "a value": WEIGHTS | {"a": WEIGHTS["a"].clone().index_fill_(1, torch.tensor([2]), -1.0)},
     "the sign of zero": WEIGHTS | {"a": WEIGHTS["a"] * torch.tensor([-1.0, 1, 1])},

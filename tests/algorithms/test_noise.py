@@ -154,5 +154,7 @@ def test_both_scores_of_equation_8_get_the_same_x_t_and_another_tag_gets_another
     assert torch.equal(here.x_t, there.x_t)
     assert torch.equal(here.sigma, there.sigma)
     assert not (here.sigma == other.sigma).any()
+    epsilons = [(noisy.x_t - x0) / noisy.sigma[:, None] for noisy in (here, other)]
+    assert not torch.isclose(*epsilons, rtol=1e-3).any()
     halves = [add_noise(x, part, law=law, tag="score").x_t for x, part in zip(x0.split(4), micro_batches(batch, 2), strict=True)]
     assert torch.equal(torch.cat(halves), here.x_t)

@@ -87,6 +87,15 @@ def test_workers_shares_make_the_same_gradient(tmp_path: Path, plan: TeacherPlan
     assert any(not torch.equal(start[name], whole) for name, whole in alone.named_parameters())
 
 
+def test_the_averaged_weights_are_kept(tmp_path: Path) -> None:
+    """After one step of a long average, 1/10 of the first weights and 9/10 of the trained ones."""
+    _, trained = train(replace(RING, ema=0.999), Folder.at(tmp_path))
+    first, kept = RING.spec.build(seed=0).state_dict(), load_denoiser(Folder.at(tmp_path)).state_dict()
+    for name, weights in trained.state_dict().items():
+        torch.testing.assert_close(kept[name], 0.1 * first[name] + 0.9 * weights)
+    assert any(not torch.allclose(kept[name], weights) for name, weights in trained.state_dict().items())
+
+
 def test_only_the_first_worker_reports_and_writes(tmp_path: Path) -> None:
     assert train(RING, Folder.at(tmp_path), rank=1, workers=2)[0] == []
     assert Folder.at(tmp_path).names() == []
