@@ -1,5 +1,6 @@
 """One Ray cluster for the whole session, with GPUs that are only pretended. No test can meet a Ray that somebody else runs."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -133,9 +134,25 @@ class Tiny:
         found: list[dict[str, Any]] = pq.read_table(out / "metrics.parquet").drop_columns("seconds").to_pylist()
         return found
 
-    def weights(self, out: Path) -> dict[str, bytes]:
-        """All files of weights that a run leaves, in safetensors' own bytes."""
-        return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.safetensors"))}
+    def summary(self, out: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((out / "summary.json").read_text())
+        return found
+
+    def assert_equal(self, out: Path, other: Path, *, pictures: bool = True) -> None:
+        """Weights, nodes, figures and pictures of two whole runs, bit for bit: all but where they ran and how long."""
+        ours, theirs = self.summary(out), self.summary(other)
+        assert (ours["status"], ours["error"]) == ("complete", None)
+        assert self.rows(out) == self.rows(other)
+        for key in ("metrics", "switches", "pictures", "digest"):
+            assert ours[key] == theirs[key], key
+        last = max((other / "checkpoints").iterdir())
+        files = [*other.glob("path/*"), *other.glob("generator/*"), *last.glob("*.safetensors")]
+        assert {"node-3.safetensors", "model.safetensors", "raw.safetensors", "fake_score.safetensors"} <= {f.name for f in files}
+        for file in files:
+            assert (out / file.relative_to(other)).read_bytes() == file.read_bytes(), file
+        for picture in theirs["pictures"]:
+            drawn = (out / picture["file"]).read_bytes()
+            assert drawn == (other / picture["file"]).read_bytes() if pictures else drawn, picture
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +170,27 @@ def ring8(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of digits."""
     return Path(tiny.run("digits", tmp_path_factory.mktemp("runs") / "digits").folder.uri)
+
+
+@pytest.fixture
+def left_over() -> Callable[[str], set[str]]:
+    """What of ours still lives or is still reserved on a cluster, once it has had the time to go."""
+
+    def look(address: str) -> set[str]:
+        import ray
+        from ray._private import state
+
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        end = time.monotonic() + 15
+        while True:
+            actors = {a["ActorClassName"] for a in state.actors().values() if a["State"] != "DEAD"}
+            groups = {key for key, group in ray.util.placement_group_table().items() if group["state"] != "REMOVED"}
+            if not actors | groups or time.monotonic() > end:
+                ray.shutdown()
+                return actors | groups
+            time.sleep(0.1)
+
+    return look
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,10 @@ def refused(command: Command, tiny: Any, tmp_path: Path, monkeypatch: pytest.Mon
         (["--set", "backtracking.steps=8"], "backtracking.steps: 8 leave none for the teacher after 8 on 2 nodes"),
         (["--set", "micro_batches=5"], "ring8: micro_batches: 5 don't divide batch, 32"),
         (["--set", "teacher.network={kind: ddpmpp}"], "ring8: teacher.network.kind: ddpmpp is not for data of kind ring"),
-        (["--set", "cluster.roles.teacher.with=teacher"], "roles.teacher.with: teacher: name another role of the cast: path_node, "),
+        (
+            ["--set", "cluster.roles.teacher.with=teacher"],
+            "roles.teacher.with: teacher: name another role of the cast: path_node, ",
+        ),
         (["--set", "cluster.roles.path_node={with: teacher, gpus: 1}"], "roles.path_node.with: teacher: leave out gpus"),
         (["--set", "cluster.roles.generator.replicas=2"], "generator.replicas: 2; this role holds the weights: 1"),
         (["--set", "cluster.roles.teacher.gpus=1.5"], "roles.teacher.gpus: 1.5: whole GPUs, or a part of one"),
@@ -122,7 +125,9 @@ def test_what_a_run_refuses(refused: Callable[..., str], arguments: list[str], s
         ("empty.yaml", "empty.yaml: name: missing"),
     ],
 )
-def test_what_a_run_refuses_as_a_recipe(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, said: str) -> None:
+def test_what_a_run_refuses_as_a_recipe(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, said: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.yaml").mkdir()
     for name, content in {"binary": bytes(range(256)), "broken": b"a: [", "list": b"- 1", "empty": b""}.items():

@@ -25,28 +25,6 @@ def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "_png", lambda figure: b"\x89PNG")
 
 
-def summary(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "summary.json").read_text())
-    return found
-
-
-def assert_same(tiny: Any, out: Path, whole: Path) -> None:
-    """All but the times, the places and the pictures' pixels; of the checkpoints, the last."""
-    ours, theirs = summary(out), summary(whole)
-    assert (ours["status"], ours["error"]) == ("complete", None)
-    assert tiny.rows(out) == tiny.rows(whole)
-    for key in ("metrics", "switches", "pictures", "digest"):
-        assert ours[key] == theirs[key], key
-    left, expected = tiny.weights(out), tiny.weights(whole)
-    last = max(name for name in expected if name.startswith("checkpoints/backtracking-")).rpartition("/")[0]
-    for name, content in expected.items():
-        if not name.startswith("checkpoints/") or name.startswith(last):
-            assert left[name] == content, name
-    for picture in theirs["pictures"]:
-        assert (out / picture["file"]).read_bytes().startswith(b"\x89PNG")
-    assert "complete" in (out / "report.html").read_text()
-
-
 # -- Ctrl-C --
 
 
@@ -123,13 +101,13 @@ def test_stopped_in_every_stage_it_goes_on_each_time(play: Play, ring8: Path, ti
         assert said.out == ""
         assert said.err.splitlines()[-1] == f"stopped; what is done is kept in {out}: run the same command again to go on"
         assert "Traceback" not in said.err
-        assert summary(out)["status"] == "interrupted"
-        assert summary(out)["error"] is None
+        assert tiny.summary(out)["status"] == "interrupted"
+        assert tiny.summary(out)["error"] is None
         assert "interrupted" in (out / "report.html").read_text()
         assert not (out / "generator").exists()
     said, watch = play()
     assert said.status == 0
-    assert_same(tiny, out, ring8)
+    tiny.assert_equal(out, ring8, pictures=False)
     # It went on from where it was, not from the beginning:
     assert went_on[1].seen["training the teacher"] == 101
     assert "training the teacher" not in went_on[2].starts
@@ -147,7 +125,7 @@ def test_once_stopped_a_run_tells_of_what_is_there(play: Play, tiny: Any, tmp_pa
     done = [(row["stage"], row["step"]) for row in rows]
     assert done[:8] == [("recording", step) for step in range(1, 9)]
     assert done[8:] in ([("backtracking", step) for step in range(1, last + 1)] for last in (7, 8))
-    found = summary(tmp_path / "run")
+    found = tiny.summary(tmp_path / "run")
     assert set(found["metrics"]) == {"teacher", "untrained", "real_halves", "nodes"}
     assert set(found["stages"]) == {"teacher", "casting", "measuring", "recording", "backtracking"}
     assert found["digest"] == ""
@@ -172,14 +150,14 @@ def test_killed_after_a_write_it_ends_the_same(tiny: Any, ring8: Path, tmp_path:
     with monkeypatch.context() as patched:
         patched.setattr(Folder, "write", snapshot)
         tiny.run("ring8", out)
-    assert_same(tiny, out, ring8)
+    tiny.assert_equal(out, ring8, pictures=False)
     assert len(left) == 12
     for moment, folder in left.items():
-        assert summary(folder)["status"] == "running"
+        assert tiny.summary(folder)["status"] == "running"
         (folder / "metrics.parquet.partial").write_bytes(b"half of")
         tiny.run("ring8", folder)
         try:
-            assert_same(tiny, folder, ring8)
+            tiny.assert_equal(folder, ring8, pictures=False)
         except AssertionError as error:
             raise AssertionError(f"killed after {moment}") from error
 
@@ -187,13 +165,13 @@ def test_killed_after_a_write_it_ends_the_same(tiny: Any, ring8: Path, tmp_path:
 def test_a_damaged_checkpoint_is_passed_over(tiny: Any, ring8: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(ring8, out)
-    found = summary(out) | {"status": "running"}
+    found = tiny.summary(out) | {"status": "running"}
     (out / "summary.json").write_text(json.dumps(found))
     newest = sorted((out / "checkpoints").glob("backtracking-*"))[-1]
     file = newest / "generator.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     tiny.run("ring8", out)
-    assert_same(tiny, out, ring8)
+    tiny.assert_equal(out, ring8, pictures=False)
 
 
 @pytest.mark.parametrize("name", ["path/node-2.safetensors", "path/node-2.json", "metrics.parquet", "summary.json"])
@@ -201,7 +179,7 @@ def test_a_damaged_file_is_named(tiny: Any, command: Command, ring8: Path, tmp_p
     out = tmp_path / "run"
     shutil.copytree(ring8, out)
     shutil.rmtree(out / "checkpoints")
-    (out / "summary.json").write_text(json.dumps(summary(out) | {"status": "running"}))
+    (out / "summary.json").write_text(json.dumps(tiny.summary(out) | {"status": "running"}))
     (out / name).write_bytes((out / name).read_bytes()[:-20])
     said = command(*tiny.arguments("ring8", out, "--in-process"))
     complaints = [line for line in said.err.splitlines() if line.startswith("disback-ray: ")]

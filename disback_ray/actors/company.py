@@ -133,7 +133,9 @@ def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources
 def on_ray(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], placement: Placement, *, seed: int) -> Company:
     """Each role in an actor on its promised device. Raises what building a role raised, or ClusterError."""
     made, seats = seat(parts(recipe, places, seed=seed), roles, placement, shared=places.run, proof=CONFIG)
-    found = {name: {"pid": at.pid, "node": at.node, "devices": list(at.devices)} for name, at in seats.items()}
+    found = {
+        name: {"pid": at.pid, "node": at.node, "node_id": at.node_id, "devices": list(at.devices)} for name, at in seats.items()
+    }
     return _company(made, found, wait=wait, is_ready=is_ready)
 
 

@@ -1,5 +1,6 @@
 """The one proxy: a role in a Ray actor, whose methods take and give references instead of values."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from disback_ray.actors.wire import pack, unpack
 from disback_ray.config import RoleResources
 from disback_ray.errors import ClusterError, DisbackError
 from disback_ray.storage import Folder
+
+os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+"""wait() raises the first error; Ray would log, with tracebacks, all that follow from it in results nobody waits for any more."""
 
 Part = tuple[Callable[..., Any], dict[str, Any]]
 """A role's class, and the arguments that build it wherever it runs."""

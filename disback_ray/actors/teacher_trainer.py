@@ -7,9 +7,11 @@ from typing import Any
 
 import ray
 import torch
+import torch.distributed
 from ray.train import FailureConfig, RunConfig, TrainingFailedError, get_context
-from ray.train.torch import TorchTrainer, prepare_model
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import ScalingConfig
+from torch.nn.parallel import DistributedDataParallel
 
 from disback_ray.config import RoleResources
 from disback_ray.errors import ClusterError, DisbackError
@@ -57,7 +59,7 @@ def _worker(config: dict[str, Any]) -> None:
                 raise _Stopped
 
     context = get_context()
-    distribute = prepare_model if context.get_world_size() > 1 else lambda module: module
+    distribute = DistributedDataParallel if context.get_world_size() > 1 else lambda module: module
     try:
         train_teacher(
             config["plan"], config["folder"],
@@ -82,15 +84,14 @@ def train_on_ray(
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"plan": plan, "folder": folder, "threads": resources.threads, "board": board},
+        torch_config=TorchConfig(backend="nccl" if gpus and torch.distributed.is_nccl_available() else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.replicas,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": resources.cpus} | ({"GPU": gpus} if gpus else {}),
             label_selector=label,
         ),
-        run_config=RunConfig(
-            name="ray-train", storage_path=folder.uri, failure_config=FailureConfig(max_failures=2)
-        ),
+        run_config=RunConfig(name="ray-train", storage_path=folder.uri, failure_config=FailureConfig(max_failures=2)),
     )
     outcome: list[BaseException | None] = []
 

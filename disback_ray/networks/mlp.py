@@ -23,8 +23,7 @@ class ResNetMLP(nn.Module):
         self.noise = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Linear(label_dim, width, bias=False) if label_dim else None
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-            for _ in range(blocks)
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
         )
         self.leave = nn.Linear(width, dimension)
         nn.init.zeros_(self.leave.weight)

@@ -143,9 +143,7 @@ class GeneratorSpec:
             return OneStep(self.network.build(seed=seed), sigma_init=self.sigma_init).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = MLP(
-                dimension=self.shape[0], width=self.network.width, hidden_layers=self.network.hidden_layers
-            )
+            network = MLP(dimension=self.shape[0], width=self.network.width, hidden_layers=self.network.hidden_layers)
         return Direct(network).eval()
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,450 @@
+"""Whole runs: the folder that they leave, whose folder it is, and Ray as users start it."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import yaml
+
+import disback_ray
+from disback_ray import pictures, running, theatre
+from disback_ray.config import ClusterConfig, load_cluster, load_recipe
+from disback_ray.errors import RunFolderError
+from disback_ray.networks.spec import GeneratorSpec
+from disback_ray.progress import Silent
+
+Command = Callable[..., Any]
+DISBACK_RAY = str(Path(sys.executable).with_name("disback-ray"))
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+# -- the folder --
+
+
+@pytest.mark.parametrize("name", ["ring8", "digits"])
+def test_the_summary(name: str, tiny: Any, request: pytest.FixtureRequest) -> None:
+    found = tiny.summary(request.getfixturevalue(name))
+    measured = ["frechet", "accuracy"] if name == "digits" else ["sliced_wasserstein", "energy_distance", "modes"]
+    assert (found["recipe"], found["seed"], found["status"], found["error"]) == (name, 0, "complete", None)
+    assert list(found["stages"]) == ["teacher", "casting", "measuring", "recording", "backtracking", "evaluation"]
+    assert all(seconds >= 0 for seconds in found["stages"].values())
+    assert set(found["metrics"]) == {"teacher", "untrained", "real_halves", "generator", "nodes"}
+    for whose in ("teacher", "untrained", "generator"):
+        assert list(found["metrics"][whose]) == measured
+        assert all(isinstance(value, float) for value in found["metrics"][whose].values())
+    assert set(found["metrics"]["real_halves"]) <= set(measured)
+    assert list(found["metrics"]["nodes"]) == ["2", "1"]
+    assert found["switches"] == [{"step": 0, "node": 2}, {"step": 4, "node": 1}, {"step": 8, "node": 0}]
+    assert set(found["roles"]) == {"teacher", "path_node", "fake_score", "generator", "evaluator"}
+    for seat in found["roles"].values():
+        assert (seat["pid"], seat["node"], seat["devices"]) == (os.getpid(), socket.gethostname(), [])
+    assert re.fullmatch("[0-9a-f]{64}", found["digest"])
+    assert {"python", "torch", "ray", "disback-ray"} <= set(found["versions"])
+
+
+def test_the_metrics(tiny: Any, ring8: Path) -> None:
+    table = pq.read_table(ring8 / "metrics.parquet")
+    rows = table.to_pylist()
+    assert [(row["stage"], row["step"]) for row in rows] == [
+        *(("recording", step) for step in range(1, 9)), *(("backtracking", step) for step in range(1, 13)),
+    ]  # fmt: skip
+    assert [row["node"] for row in rows] == [0, 1, 1, 1, 2, 2, 2, 3, *[2] * 4, *[1] * 4, *[0] * 4]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+    assert all(row["fake_loss"] > 0 and row["fake_grad_norm"] > 0 for row in rows)
+    for row in rows:
+        trains = row["stage"] == "backtracking"
+        assert ((row["field_norm"] or 0) > 0) == ((row["generator_grad_norm"] or 0) > 0) == trains
+        measured = trains and row["step"] in (4, 5, 8, 10, 12)
+        assert (row["sliced_wasserstein"] is not None) == (row["modes"] is not None) == measured
+        assert row["frechet"] is None
+    nodes = {row["node"]: row["sliced_wasserstein"] for row in rows if row["step"] in (4, 8) and row["stage"] == "backtracking"}
+    kept = tiny.summary(ring8)["metrics"]
+    assert nodes == {int(node): numbers["sliced_wasserstein"] for node, numbers in kept["nodes"].items()}
+    assert rows[-1]["sliced_wasserstein"] == kept["generator"]["sliced_wasserstein"]
+
+
+@pytest.mark.parametrize("name", ["ring8", "digits"])
+def test_the_settings_are_a_recipe_and_a_cluster_file_to_go_from(
+    name: str, tiny: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    resolved = yaml.safe_load((request.getfixturevalue(name) / "config.yaml").read_text())
+    assert resolved["seed"] == 0
+    for part in ("recipe", "cluster"):
+        (tmp_path / f"{part}.yaml").write_text(yaml.safe_dump(resolved[part]))
+    settings = [s for s in tiny.settings(name) if not s.startswith("cluster.")]
+    assert load_recipe(str(tmp_path / "recipe.yaml")) == load_recipe(name, overrides=settings)
+    assert load_cluster(tmp_path / "cluster.yaml").storage == str(tiny.storage)
+
+
+@pytest.mark.parametrize("name", ["ring8", "digits"])
+def test_the_weights_and_pictures(name: str, tiny: Any, request: pytest.FixtureRequest) -> None:
+    out: Path = request.getfixturevalue(name)
+    (teacher,) = tiny.storage.glob(f"teachers/{'ring' if name == 'ring8' else 'digits'}-*/model.safetensors")
+    shapes = {key: value.shape for key, value in safetensors.torch.load_file(teacher).items()}
+    nodes = [safetensors.torch.load_file(out / "path" / f"node-{node}.safetensors") for node in (1, 2, 3)]
+    assert all({key: value.shape for key, value in node.items()} == shapes for node in nodes)
+    spec = GeneratorSpec.from_json(json.loads((out / "generator" / "generator.json").read_text()))
+    averaged, raw = (safetensors.torch.load_file(out / "generator" / f"{kind}.safetensors") for kind in ("model", "raw"))
+    for weights in (averaged, raw):
+        spec.build().load_state_dict(weights)
+    assert any(not averaged[key].equal(raw[key]) for key in raw), "the average is not the last"
+    expected = {"teacher", "untrained", "node-2", "node-1", "generator"}
+    if name == "ring8":
+        expected |= {"figure-8", "figure-9-start", "figure-9-end"}
+    assert {file.stem for file in (out / "samples").glob("*.png")} == expected
+    assert {picture["file"] for picture in tiny.summary(out)["pictures"]} == {f"samples/{stem}.png" for stem in expected}
+    for file in (out / "samples").glob("*.png"):
+        pixels = matplotlib.image.imread(io.BytesIO(file.read_bytes()))
+        assert min(pixels.shape[:2]) > 50
+        assert np.ptp(pixels[..., :3]) > 0.5, "something is on it"
+    assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["ring8", "digits"])
+def test_the_report_needs_no_other_file(name: str, tiny: Any, request: pytest.FixtureRequest) -> None:
+    out: Path = request.getfixturevalue(name)
+    page = (out / "report.html").read_text()
+    links = re.findall(r"""\b(?:src|href)\s*=\s*["']?(.{5})""", page) + re.findall(r"""url\(["']?(.{5})""", page)
+    assert len(links) >= len(tiny.summary(out)["pictures"])
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert "@import" not in page
+    found = tiny.summary(out)
+    assert page.count("data:image/png;base64,") == len(found["pictures"])
+    assert found["digest"][:12] in page
+    assert str(os.getpid()) in page
+    assert socket.gethostname() in page
+    assert all(picture["title"] in page for picture in found["pictures"])
+
+
+@pytest.mark.usefixtures("not_drawn")
+def test_the_metrics_can_be_read_while_it_runs(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    class Reader(Silent):
+        def step(self, done: int, *, node: int | None, numbers: dict[str, float]) -> None:
+            if (tmp_path / "run" / "metrics.parquet").exists():
+                lengths.append(pq.read_table(tmp_path / "run" / "metrics.parquet").num_rows)
+
+    monkeypatch.setattr(running, "Silent", Reader)
+    tiny.run("ring8", tmp_path / "run")
+    assert lengths == sorted(lengths)
+    assert {5, 8, 13, 18} <= set(lengths), "at each checkpoint and stage at least"
+
+
+# -- whose folder it is --
+
+
+def test_a_complete_run_is_given_at_once(tiny: Any, ring8: Path, command: Command) -> None:
+    before = contents(ring8)
+    nowhere = ["cluster.address=127.0.0.1:1", "cluster.roles.teacher.accelerator=H100"]
+    began = time.monotonic()
+    again = tiny.run("ring8", ring8, *nowhere, in_process=False)
+    assert time.monotonic() - began < 1
+    assert (again.folder.uri, again.summary) == (str(ring8), tiny.summary(ring8))
+    said = command(*tiny.arguments("ring8", ring8))
+    assert (said.status, said.err) == (0, "")
+    assert said.out.endswith(f"report: {ring8}/report.html\n")
+    assert contents(ring8) == before
+
+
+def test_another_run_s_folder_is_refused(tiny: Any, ring8: Path, command: Command) -> None:
+    before = contents(ring8)
+    for more, said in {
+        ("--set", "batch=16"): "(batch: 32 there, 16 here)",
+        ("--set", "teacher.training.optimiser.lr=0.5"): "(teacher.training.optimiser.lr: 0.002 there, 0.5 here)",
+        ("--set", "student.network.hidden_layers=2"): "(student.network.hidden_layers: 1 there, 2 here)",
+        ("--set", "data.std=0.2"): "(data.std: 0.1 there, 0.2 here)",
+        ("--seed", "1"): "(seed: 0 there, 1 here)",
+    }.items():
+        answer = command(*tiny.arguments("ring8", ring8, "--in-process", *more))
+        assert answer.status == 2
+        assert answer.complaint == f"{ring8} belongs to another run {said}: choose another --out, or --fresh"
+    answer = command(*tiny.arguments("digits", ring8, "--in-process"))
+    assert f"{ring8} belongs to another run (name: 'ring8' there, 'digits' here)" in answer.complaint
+    assert contents(ring8) == before
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "config.yaml", "summary.json"])
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_somebody_else_s_folder_is_refused_and_left(
+    tiny: Any, command: Command, tmp_path: Path, name: str, fresh: list[str]
+) -> None:
+    out = tmp_path / "theirs"
+    out.mkdir()
+    (out / name).write_text("theirs: 1\n")
+    answer = command(*tiny.arguments("ring8", out, "--in-process", *fresh))
+    assert answer.status == 2
+    assert answer.complaint.startswith(f"{out}: not empty, and no run of disback-ray: ")
+    assert contents(out) == {name: b"theirs: 1\n"}
+
+
+@pytest.mark.usefixtures("not_drawn")
+def test_an_empty_folder_will_do_and_fresh_deletes_only_a_run(tiny: Any, command: Command, ring8: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(ring8, out)
+    (out / "samples" / "old.png").write_bytes(b"old")
+    words = tiny.arguments("ring8", out, "--seed", "1", "--fresh", "--set", "evaluation.pictures=1")
+    answer = command(*words, "--set", "cluster.address=127.0.0.1:1")
+    assert "127.0.0.1:1: unreachable" in answer.complaint
+    assert contents(out).keys() > contents(ring8).keys(), "nothing was deleted for a run that can't begin"
+    assert command(*words, "--in-process").status == 0
+    assert tiny.summary(out)["seed"] == 1
+    assert not (out / "samples" / "old.png").exists()
+    (tmp_path / "empty").mkdir()
+    tiny.run("ring8", tmp_path / "empty", "evaluation.pictures=1", seed=1)
+    tiny.assert_equal(tmp_path / "empty", out)
+
+
+# -- what decides the numbers --
+
+
+@pytest.fixture
+def not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are not drawn: that takes more time than all else."""
+    monkeypatch.setattr(pictures, "_png", lambda figure: b"\x89PNG")
+
+
+@pytest.mark.usefixtures("not_drawn")
+def test_the_teacher_is_trained_once_for_all_runs_of_the_same_settings(
+    tiny: Any, ring8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Trained(Exception):
+        pass
+
+    def train(*_: object, **__: object) -> None:
+        raise Trained
+
+    monkeypatch.setattr(theatre, "train_teacher", train)
+    quick = ["evaluation.pictures=1", "backtracking.steps=9", "evaluation.every=100", "recording.optimiser.lr=0.1"]
+    found = tiny.run("ring8", tmp_path / "other", *quick, seed=5)
+    assert found.summary["status"] == "complete"
+    for setting in ("teacher.training.steps=251", "teacher.training.seed=1", "teacher.network.width=17", "data.std=0.11",
+                    "teacher.training.optimiser.lr=0.1", "teacher.sigma_data=1.0"):  # fmt: skip
+        with pytest.raises(Trained):
+            tiny.run("ring8", tmp_path / setting.replace("=", "-"), setting)
+
+
+@pytest.mark.usefixtures("not_drawn")
+def test_the_seed_and_the_settings_decide_the_digest(tiny: Any, ring8: Path, tmp_path: Path) -> None:
+    quick = ["evaluation.pictures=1", "evaluation.every=100"]
+    digests = {tiny.summary(ring8)["digest"]}
+    assert tiny.run("ring8", tmp_path / "same", *quick).digest in digests, "what is looked at decides nothing"
+    for index, (seed, setting) in enumerate([(1, "batch=32"), (0, "batch=16"), (0, "backtracking.generator.lr=0.01"),
+                                             (0, "backtracking.fake_updates=2"), (0, "recording.optimiser.lr=0.1")]):  # fmt: skip
+        digests.add(tiny.run("ring8", tmp_path / str(index), *quick, setting, seed=seed).digest)
+    assert len(digests) == 6
+
+
+@pytest.mark.usefixtures("not_drawn")
+def test_without_a_path_the_teacher_is_the_only_target(tiny: Any, tmp_path: Path) -> None:
+    found = tiny.run("ring8", tmp_path / "run", "recording.steps=0", "recording.at=null", "backtracking.steps_per_node=1")
+    assert found.summary["switches"] == [{"step": 0, "node": 0}]
+    assert {row["stage"] for row in tiny.rows(tmp_path / "run")} == {"backtracking"}
+    assert not (tmp_path / "run" / "path").exists()
+
+
+@pytest.mark.usefixtures("not_drawn")
+def test_from_python_with_settings_in_another_thread_and_a_uri(tiny: Any, ring8: Path, tmp_path: Path) -> None:
+    """Signals can't be had outside of the main thread; a notebook may well run there."""
+    results: list[Any] = []
+    settings = [s for s in tiny.settings("ring8") if not s.startswith("cluster.storage=")]
+    cluster = ClusterConfig(storage=tiny.storage.as_uri(), recipe="ring8")
+
+    def run() -> None:
+        results.append(disback_ray.run(cluster=cluster, out=(tmp_path / "run").as_uri(), overrides=settings, in_process=True))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    (found,) = results
+    assert found.folder.uri == (tmp_path / "run").as_uri()
+    tiny.assert_equal(tmp_path / "run", ring8, pictures=False)
+
+
+def test_settings_of_the_cluster_win_over_those_that_python_gave(tiny: Any, ring8: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="belongs to another run"):
+        disback_ray.run("ring8", cluster=ClusterConfig(storage=str(tmp_path)), overrides=[f"cluster.storage={ring8.parent}"])
+
+
+# -- Ray as users start it --
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray that somebody else started. environment: of a shell on its machine."""
+
+    address: str
+    environment: dict[str, str]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head(processes: Any) -> Iterator[Head]:
+    """`ray start --head`, with files of its own, so that `auto` there is this one."""
+    folder = tempfile.mkdtemp(prefix="head-")
+    environment = {**os.environ, "RAY_TMPDIR": folder}
+    port = free_port()
+    options = f"--port={port} --num-cpus=4 --num-gpus=0 --include-dashboard=false --dashboard-agent-listen-port={free_port()}"
+    options += " --node-ip-address=127.0.0.1 --object-store-memory=200000000"
+    with open(f"{folder}/ray-start.log", "w+") as log:
+        ray = subprocess.Popen([RAY, "start", "--head", "--block", *options.split()], stdout=log, stderr=log, env=environment)
+        try:
+            end = time.monotonic() + 60
+            while "--block" not in (text := Path(log.name).read_text()):  # printed once it runs
+                assert ray.poll() is None, text
+                assert time.monotonic() < end, text
+                time.sleep(0.1)
+            yield Head(f"127.0.0.1:{port}", environment)
+            assert ray.poll() is None, "it runs as before"
+        finally:
+            started = processes.started_by(ray.pid) | {ray.pid}
+            ray.terminate()  # `ray stop` would stop those of others as well
+            ray.wait(30)
+    assert not processes.left_of(started)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+TEACHER = "teacher.training.steps=1500"
+"""Long enough for a stop on the way; it is kept after each 150 steps."""
+
+
+@pytest.fixture(scope="module")
+def longer(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with that teacher, in one process and never stopped."""
+    out: Path = tmp_path_factory.mktemp("longer") / "run"
+    tiny.run("ring8", out, TEACHER)
+    return out
+
+
+def begin(command: list[str], environment: dict[str, str], folder: Path) -> "subprocess.Popen[str]":
+    """In a process group of its own, as a shell does it."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, cwd=folder, text=True, stdout=pipe, stderr=pipe, start_new_session=True)
+
+
+def until(there: Callable[[], Any], running: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + 120
+    while not there():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def complete(running: "subprocess.Popen[str]") -> str:
+    """What a finished run printed; on stderr only its stages."""
+    out, err = running.communicate(timeout=180)
+    assert running.returncode == 0, err
+    assert all(line.endswith(" …") for line in err.splitlines()), err
+    return out
+
+
+def stopped(running: "subprocess.Popen[str]", folder: Path, tiny: Any) -> None:
+    """Ctrl-C in a terminal: the whole group has the signal. The run ends cleanly, and says how to go on."""
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, ""), err
+    *stages, last = [line for line in err.splitlines() if line]
+    assert last == f"stopped; what is done is kept in {folder}: run the same command again to go on"
+    assert all(line.endswith(" …") for line in stages), err
+    assert tiny.summary(folder)["status"] == "interrupted"
+    assert "interrupted" in (folder / "report.html").read_text()
+
+
+def test_a_ray_that_somebody_started_from_the_command_line(
+    tiny: Any, longer: Path, head: Head, left_over: Callable[[str], set[str]], tmp_path: Path
+) -> None:
+    """A recipe and a cluster file; stopped while Ray Train trains the teacher, and gone on with by the same command."""
+    recipe = yaml.safe_load((longer / "config.yaml").read_text())["recipe"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "cluster.yaml").write_text("address: auto\nstorage: mine\nplacement_timeout: 30\nroles: {generator: {cpus: 1}}\n")
+    command = [DISBACK_RAY, "run", "recipe.yaml", "--cluster", "cluster.yaml"]
+    out, kept = tmp_path / "mine" / "ring8", tmp_path / "mine" / "teachers"
+
+    running = begin(command, head.environment, tmp_path)
+    until(lambda: list(kept.glob("ring-*/unfinished.safetensors")), running)
+    stopped(running, out, tiny)
+    assert not list(kept.glob("ring-*/model.safetensors"))
+    assert not left_over(head.address)
+
+    said = complete(begin(command, head.environment, tmp_path))
+    tiny.assert_equal(out, longer)
+    assert f"digest {tiny.summary(longer)['digest'][:16]}\nreport: {out}/report.html\n" in said
+    assert [entry.name for entry in kept.glob("ring-*/*")] != []
+    assert not list(kept.glob("ring-*/ray-train*")), "what Ray Train kept for itself is gone"
+    assert not left_over(head.address)
+
+
+def test_a_ray_that_somebody_started_from_python(
+    tiny: Any, head: Head, left_over: Callable[[str], set[str]], tmp_path: Path, command: Command
+) -> None:
+    """The recipe is named in the cluster file alone."""
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(f"recipe: ring8\naddress: {head.address}\nstorage: {tiny.storage}\n")
+    settings = [s for s in tiny.settings("ring8") if not s.startswith("cluster.storage=")]
+    found = disback_ray.run(cluster=cluster, out=tmp_path / "run", seed=7, overrides=settings)
+    here = tiny.run("ring8", tmp_path / "here", seed=7)
+    tiny.assert_equal(tmp_path / "run", tmp_path / "here")
+    assert found.digest == here.digest
+    assert found.metrics == here.metrics
+    assert set(found.paths) == {"report", "summary", "metrics", "config", "generator", "path", "samples"}
+    assert all(Path(path).exists() for path in found.paths.values())
+    assert command("sample", str(tmp_path / "run"), "--n", "9", "--seed", "4", "--out", str(tmp_path / "x.npz")).status == 0
+    assert np.array_equal(np.load(tmp_path / "x.npz")["x"], found.generate(9, seed=4).numpy())
+    seats = tiny.summary(tmp_path / "run")["roles"]
+    assert len({seat["pid"] for seat in seats.values()} | {os.getpid()}) == 6
+    assert {(seat["node"], tuple(seat["devices"])) for seat in seats.values()} == {("127.0.0.1", ())}
+    assert not left_over(head.address)
+
+
+def test_a_private_ray(tiny: Any, ring8: Path, tmp_path: Path, processes: Any) -> None:
+    """Nothing but the command, as a user has it: stopped while it backtracks, gone on with, and nothing left."""
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    del environment["RAY_AUTH_MODE"]
+    out = tmp_path / "run"
+    command = [DISBACK_RAY, *tiny.arguments("ring8", out, "--set", "backtracking.steps=300", "--set", "evaluation.every=300")]
+
+    running = begin(command, environment, tmp_path)
+    until(lambda: list(out.glob("checkpoints/backtracking-*/manifest.json")), running)
+    started = processes.started_by(running.pid)
+    assert len(started) >= 7, "Ray's own, and a process for each of five roles"
+    assert {seat["pid"] for seat in tiny.summary(out)["roles"].values()} < started
+    stopped(running, out, tiny)
+    assert not processes.left_of(started)
+    reached = max(row["step"] for row in tiny.rows(out))
+    assert 5 <= reached < 300
+
+    running = begin(command, environment, tmp_path)
+    until(lambda: tiny.summary(out)["status"] == "running", running)
+    started = processes.started_by(running.pid)
+    complete(running)
+    assert not processes.left_of(started)
+    tiny.run("ring8", tmp_path / "whole", "backtracking.steps=300", "evaluation.every=300")
+    tiny.assert_equal(out, tmp_path / "whole")
