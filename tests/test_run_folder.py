@@ -18,6 +18,7 @@ from disback_ray.run_folder import (
     Summary,
     checkpoint_name,
     claim,
+    is_run,
     newest_checkpoint,
     save_checkpoint,
     write_config,
@@ -43,6 +44,7 @@ class TestClaim:
         folder.write_json(SUMMARY, {"status": "interrupted"})
         assert claim(folder, recipe, seed=3) == {"status": "interrupted"}
         assert folder.names() == [CONFIG, SUMMARY]
+        assert is_run(folder)
 
     @pytest.mark.parametrize(
         ("override", "said"),
@@ -87,6 +89,7 @@ class TestClaim:
             claim(folder, RING, seed=0)
         assert "\n" not in str(refused.value)
         assert (folder.names(), folder.read(name)) == ([name], text.encode())
+        assert not is_run(folder), "nor would --fresh empty it"
 
 
 class TestCheckpoints:

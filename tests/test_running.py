@@ -326,7 +326,8 @@ def head(processes: Any) -> Iterator[Head]:
             assert ray.poll() is None, "it runs as before"
         finally:
             started = processes.started_by(ray.pid) | {ray.pid}
-            ray.terminate()  # `ray stop` would stop those of others as well
+            for pid in started:  # `ray stop` would stop those of others as well; asked politely, it waits half a minute for actors
+                os.kill(pid, signal.SIGKILL)
             ray.wait(30)
     assert not processes.left_of(started)
     shutil.rmtree(folder, ignore_errors=True)
@@ -358,11 +359,14 @@ def until(there: Callable[[], Any], running: "subprocess.Popen[str]") -> None:
         time.sleep(0.02)
 
 
+STAGES = re.compile(r"(training the teacher|measuring the \w+|recording|backtracking)( …|.*\d+/\d+ .*)")
+
+
 def complete(running: "subprocess.Popen[str]") -> str:
-    """What a finished run printed; on stderr only its stages."""
+    """What a finished run printed; on stderr only its stages, and a line now and then."""
     out, err = running.communicate(timeout=180)
     assert running.returncode == 0, err
-    assert all(line.endswith(" …") for line in err.splitlines()), err
+    assert all(STAGES.fullmatch(line) for line in err.splitlines()), err
     return out
 
 
@@ -371,9 +375,9 @@ def stopped(running: "subprocess.Popen[str]", folder: Path, tiny: Any) -> None:
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, ""), err
-    *stages, last = [line for line in err.splitlines() if line]
+    *stages, last = err.splitlines()
     assert last == f"stopped; what is done is kept in {folder}: run the same command again to go on"
-    assert all(line.endswith(" …") for line in stages), err
+    assert all(STAGES.fullmatch(line) for line in stages), err
     assert tiny.summary(folder)["status"] == "interrupted"
     assert "interrupted" in (folder / "report.html").read_text()
 

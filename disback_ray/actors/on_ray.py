@@ -55,7 +55,7 @@ class OnRay:
 
 
 class Replicas:
-    """Several proxies of a stateless role: `score` takes turns, `load` goes to all."""
+    """The proxies of one role; several only where it is stateless: `score` takes turns, `load` goes to all."""
 
     def __init__(self, proxies: Sequence[OnRay]) -> None:
         self.proxies = list(proxies)
@@ -65,8 +65,8 @@ class Replicas:
         self.turn += 1
         return self.proxies[self.turn % len(self.proxies)].score(sample)
 
-    def load(self, node: int) -> list[Any]:
-        return [proxy.load(node) for proxy in self.proxies]
+    def load(self, *args: Any, **kwargs: Any) -> list[Any]:
+        return [proxy.load(*args, **kwargs) for proxy in self.proxies]
 
     def __getattr__(self, method: str) -> Any:
         return getattr(self.proxies[0], method)
