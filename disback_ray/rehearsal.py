@@ -44,24 +44,22 @@ class Rehearsal:
 
     def look_at_the_start(self) -> None:
         """What the teacher makes in many steps, the untrained generator in one, and real data against itself."""
-        pictured = any(picture["file"] == "samples/untrained.png" for picture in self.summary.pictures)
-        if "untrained" in self.summary.metrics or (pictured and not self.measured):
+        seen = self.summary.metrics if self.measured else {picture["file"] for picture in self.summary.pictures}
+        if ("untrained" if self.measured else "samples/untrained.png") in seen:
             return
         self.production.watch.stage("measuring the teacher" if self.measured else "drawing from the teacher", steps=1)
-        of_recipe = self.recipe.teacher
-        sampling: dict[str, Any] = {"seed": self.seed, "steps": of_recipe.sampling_steps}
-        later = []
+        teacher = self.recipe.teacher
+        sampling: dict[str, Any] = {"seed": self.seed, "steps": teacher.sampling_steps}
+        figures: dict[str, Any] = {}
         if self.measured:
-            measure = self.evaluator.measure
-            later.append(measure(self.company.teacher.draw(self.wanted, **sampling)))
-            later.append(measure(self.company.generator.draw(self.wanted, seed=self.seed)))
-            later.append(self.evaluator.real_halves())
-        one_step = isinstance(of_recipe, TeacherFile) and of_recipe.draws_in_one_step
-        title = f"The teacher, {'one step' if one_step else 'many steps'}"
-        self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", title)
+            figures["teacher"] = self.evaluator.measure(self.company.teacher.draw(self.wanted, **sampling))
+            figures["untrained"] = self.evaluator.measure(self.company.generator.draw(self.wanted, seed=self.seed))
+            figures["real_halves"] = self.evaluator.real_halves()
+        steps = "one step" if isinstance(teacher, TeacherFile) and teacher.draws_in_one_step else "many steps"
+        self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", f"The teacher, {steps}")
         self._generator_picture("untrained", "The generator, untrained")
         self.follower.finish()
-        self.summary.metrics |= dict(zip(("teacher", "untrained", "real_halves"), self.company.wait(later), strict=False))
+        self.summary.metrics |= {name: self.company.wait(later) for name, later in figures.items()}
 
     def record(self) -> None:
         """Algorithm 1, from its newest checkpoint. Raises Stopped."""
