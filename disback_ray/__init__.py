@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from disback_ray.result import RunResult, load_run
+    from disback_ray.result import RunResult, load_run, load_teacher
     from disback_ray.running import run
 
-__all__ = ["RunResult", "load_run", "run"]
+__all__ = ["RunResult", "load_run", "load_teacher", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
         from disback_ray.running import run
 
         return run
-    if name in ("RunResult", "load_run"):
+    if name in ("RunResult", "load_run", "load_teacher"):
         from disback_ray import result
 
         return getattr(result, name)

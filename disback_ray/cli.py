@@ -52,13 +52,24 @@ def run(
         bool, typer.Option("--in-process", help="No Ray: all roles in this process; the same numbers.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run left in the folder.")] = False,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="The recipe at the size of a test, with random weights for the teacher's file.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Distil a teacher into a one-step generator: record the degradation path, then backtrack along it."""
     from disback_ray.running import run as distil
 
     result = distil(
-        recipe, cluster=cluster, out=out, seed=seed, overrides=set_ or [], in_process=in_process, fresh=fresh, progress=True
+        recipe,
+        cluster=cluster,
+        out=out,
+        seed=seed,
+        overrides=set_ or [],
+        in_process=in_process,
+        fresh=fresh,
+        progress=True,
+        tiny=tiny,
     )
     for line in describe(result.summary, result.paths):
         print(line)
@@ -66,21 +77,36 @@ def run(
 
 @app.command()
 def sample(
-    run: Annotated[str, typer.Argument(help="A run's folder or URI.")],
+    model: Annotated[str, typer.Argument(help="A run's folder or URI; or a teacher's file (.pkl, .pt) or folder.")],
     n: Annotated[int, typer.Option("--n", help="How many samples.")] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Of a diffusion teacher's sampler (Heun's); 18 by default. Generators have one step.")
+    ] = None,
     out: Annotated[
         str, typer.Option(help="Where to: a .png (a picture) or an .npz (arrays x and, with classes, labels).")
     ] = "samples.png",
     debug: Debug = False,
 ) -> None:
-    """Draw one-step samples from a run's generator."""
-    from disback_ray.result import load_run, save_samples
+    """Draw samples from a run's generator in one step, or from a teacher as its owners do."""
+    from disback_ray.result import load_model, save_samples
 
     if not out.endswith((".png", ".npz")):
         raise ConfigError(f"--out {out}: name a .png or an .npz file")
-    save_samples(load_run(run), n, seed=seed, out=Path(out))
+    save_samples(load_model(model, steps=steps), n, seed=seed, out=Path(out))
     print(out)
+
+
+@app.command()
+def inspect(
+    where: Annotated[str, typer.Argument(help="A teacher's file (.pkl, .pt), or the folder of a teacher, a generator or a run.")],
+    debug: Debug = False,
+) -> None:
+    """Say what a checkpoint is, or why it is refused. Nothing in it is executed."""
+    from disback_ray.inspection import inspect as look
+
+    for name, value in look(where).items():
+        print(f"{name:14}{value}")
 
 
 @recipes_app.callback(invoke_without_command=True)
@@ -90,7 +116,7 @@ def list_recipes(context: typer.Context) -> None:
 
     if context.invoked_subcommand is None:
         for name in shipped("recipes"):
-            print(f"{name:12} {load_recipe(name).summary}")
+            print(f"{name:17} {load_recipe(name).summary}")
 
 
 @recipes_app.command("show")
@@ -111,7 +137,7 @@ def describe(summary: dict[str, Any], paths: dict[str, str]) -> list[str]:
     }
     rows = [(title, summary["metrics"][key]) for key, title in titles.items() if key in summary["metrics"]]
     names = list(dict.fromkeys(name for _, figures in rows for name in figures))
-    lines = ["".join([f"{'':22}", *(f"{name.replace('_', ' '):>20}" for name in names)])]
+    lines = ["".join([f"{'':22}", *(f"{name.replace('_', ' '):>20}" for name in names)])] if rows else []
     for title, figures in rows:
         lines.append("".join([f"{title:22}", *(f"{figures[name]:20.4g}" if name in figures else f"{'':20}" for name in names)]))
     spent = sum(summary["stages"].values())

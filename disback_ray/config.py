@@ -1,6 +1,7 @@
 """recipe.yaml and cluster.yaml → frozen models. Unknown keys are refused, with the nearest known one named."""
 
 import math
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -9,17 +10,19 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from disback_ray.algorithms import path
 from disback_ray.algorithms.losses import Weighting
 from disback_ray.algorithms.noise import KarrasNoise, LogNormalNoise, Positive
 from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.config_errors import explain, nearest
-from disback_ray.data.sources import DigitsData, GridData, PointsData, RingData
+from disback_ray.data.sources import DigitsData, GridData, NoData, PointsData, RingData
 from disback_ray.errors import ConfigError
 from disback_ray.evaluation.digit_judge import FEATURES
+from disback_ray.networks.imported import Scalings
 from disback_ray.networks.spec import Count, DDPMppSpec, MLPSpec, ResNetMLPSpec
+from disback_ray.teachers.checkpoint import Expected, Format
 
 for _plain in (
     KarrasNoise,
@@ -28,6 +31,8 @@ for _plain in (
     DigitsData,
     GridData,
     RingData,
+    NoData,
+    Expected,
     DDPMppSpec,
     MLPSpec,
     ResNetMLPSpec,
@@ -36,7 +41,7 @@ for _plain in (
 
 Whole = Annotated[int, Ge(0)]
 AnyNoise = Annotated[KarrasNoise | LogNormalNoise, Field(discriminator="kind")]
-AnyData = Annotated[DigitsData | RingData | GridData, Field(discriminator="kind")]
+AnyData = Annotated[DigitsData | RingData | GridData | NoData, Field(discriminator="kind")]
 AnyNetwork = Annotated[DDPMppSpec | ResNetMLPSpec, Field(discriminator="kind")]
 
 
@@ -105,13 +110,54 @@ class TeacherTraining(_Frozen):
 
 
 class Teacher(_Frozen):
-    """exact_score: the last target is the mixture's own score; the trained network is then only what s_φ and the path start from."""
+    """One that is trained on the recipe's data.
+
+    exact_score: the last target is the mixture's own score; the trained network is then only what s_φ and the path start from.
+    """
 
     network: AnyNetwork
     sigma_data: Positive = 0.5
     training: TeacherTraining
     exact_score: bool = False
     sampling_steps: Annotated[int, Ge(2)] = 18
+
+
+class TeacherFile(_Frozen):
+    """One from a file: EDM's .pkl, or openai's .pt of a consistency model, whose scalings the file doesn't tell.
+
+    sampling_steps: of a diffusion model's, to look at; a consistency model draws in one.
+    """
+
+    checkpoint: str
+    format: Format
+    scalings: Scalings = "boundary"
+    expects: Expected = Expected()
+    sampling_steps: Annotated[int, Ge(2)] = 18
+
+    @model_validator(mode="after")
+    def _check(self) -> "TeacherFile":
+        if self.format == "edm" and self.scalings != "boundary":
+            raise ValueError(f"scalings: {self.scalings}: an EDM file brings its own; leave it out")
+        if self.format == "consistency" and self.expects.network is not None:
+            raise ValueError(f"expects.network: {self.expects.network}: consistency files all hold openai's U-Net; leave it out")
+        return self
+
+    @property
+    def draws_in_one_step(self) -> bool:
+        return self.format == "consistency" and self.scalings == "boundary"
+
+
+def _teacher_kind(teacher: Any) -> str:
+    """The union's member that a teacher's keys are meant for."""
+    from_file = isinstance(teacher, TeacherFile) or (
+        isinstance(teacher, dict) and not {"checkpoint", "format"}.isdisjoint(teacher)
+    )
+    return "TeacherFile" if from_file else "Teacher"
+
+
+AnyTeacher = Annotated[
+    Annotated[Teacher, Tag("Teacher")] | Annotated[TeacherFile, Tag("TeacherFile")], Discriminator(_teacher_kind)
+]
 
 
 class Student(_Frozen):
@@ -170,7 +216,7 @@ class Recipe(_Frozen):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     summary: str
     data: AnyData
-    teacher: Teacher
+    teacher: AnyTeacher
     student: Student = Student()
     batch: Count
     micro_batches: Count = 1
@@ -184,24 +230,40 @@ class Recipe(_Frozen):
     def _check(self) -> "Recipe":
         if self.batch % self.micro_batches:
             raise ValueError(f"micro_batches: {self.micro_batches} don't divide batch, {self.batch}")
+        _check_order(self.fit_noise, "fit_noise")
+        _check_order(self.backtracking.noise, "backtracking.noise")
+        if isinstance(self.teacher, TeacherFile):
+            self._check_without_data()
+        else:
+            self._check_with_data(self.teacher)
+        return self
+
+    def _check_with_data(self, teacher: Teacher) -> None:
+        if isinstance(self.data, NoData):
+            raise ValueError("data.kind: none is for a teacher from a file (teacher.checkpoint); this one is trained on data")
         points = isinstance(self.data, PointsData)
-        if points != isinstance(self.teacher.network, ResNetMLPSpec):
-            raise ValueError(f"teacher.network.kind: {self.teacher.network.kind} is not for data of kind {self.data.kind}")
-        if self.teacher.exact_score and not points:
+        if points != isinstance(teacher.network, ResNetMLPSpec):
+            raise ValueError(f"teacher.network.kind: {teacher.network.kind} is not for data of kind {self.data.kind}")
+        if teacher.exact_score and not points:
             raise ValueError(f"teacher.exact_score: no exact score is known for data of kind {self.data.kind}")
         if not points and self.evaluation.samples is not None and self.evaluation.samples <= FEATURES:
             raise ValueError(f"evaluation.samples: {self.evaluation.samples}; the judge has {FEATURES} features: more are needed")
         try:
             with torch.device("meta"):
-                self.teacher.network.build(self.data.shape, classes=self.data.classes)
+                teacher.network.build(self.data.shape, classes=self.data.classes)
         except (ValueError, RuntimeError, AssertionError) as error:
             raise ValueError(f"teacher.network: can't be built for samples of shape {self.data.shape}: {error}") from None
         if isinstance(self.student.network, MLPSpec) and not points:
             raise ValueError(f"student.network.kind: mlp is not for data of kind {self.data.kind}")
-        _check_order(self.fit_noise, "fit_noise")
-        _check_order(self.backtracking.noise, "backtracking.noise")
-        _check_order(self.teacher.training.noise, "teacher.training.noise")
-        return self
+        _check_order(teacher.training.noise, "teacher.training.noise")
+
+    def _check_without_data(self) -> None:
+        if not isinstance(self.data, NoData):
+            raise ValueError(f"data.kind: {self.data.kind}: a teacher from a file brings its own shape; give data: {{kind: none}}")
+        if isinstance(self.student.network, MLPSpec):
+            raise ValueError("student.network.kind: mlp is for points, and a teacher from a file makes images")
+        if self.evaluation.samples is not None:
+            raise ValueError(f"evaluation.samples: {self.evaluation.samples}: without data nothing is measured; leave it out")
 
     @property
     def switches(self) -> tuple[path.Switch, ...]:
@@ -248,7 +310,8 @@ def recipe_text(name: str) -> str:
 
 
 def _load(name: str, *, folder: Literal["recipes", "clusters"], model: type[Model], overrides: Sequence[str]) -> Model:
-    return parse(_text(name, folder=folder), model=model, where=name, overrides=overrides)
+    beside = Path.cwd() if name in shipped(folder) else Path(name).expanduser().absolute().parent
+    return parse(_text(name, folder=folder), model=model, where=name, overrides=overrides, beside=beside)
 
 
 def _text(name: str, *, folder: Literal["recipes", "clusters"]) -> str:
@@ -266,8 +329,11 @@ def _text(name: str, *, folder: Literal["recipes", "clusters"]) -> str:
         raise ConfigError(f"{name}: {reason}") from None
 
 
-def parse(text: str, *, model: type[Model], where: str, overrides: Sequence[str] = ()) -> Model:
-    """YAML → model. where: what to call it in errors. Raises ConfigError, one line that names the key."""
+def parse(text: str, *, model: type[Model], where: str, overrides: Sequence[str] = (), beside: Path | None = None) -> Model:
+    """YAML → model. where: what to call it in errors; beside: the folder that a file named in it is relative to.
+
+    In an override, a file is relative to the working directory. Raises ConfigError, one line that names the key.
+    """
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -275,12 +341,22 @@ def parse(text: str, *, model: type[Model], where: str, overrides: Sequence[str]
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: holds {type(data).__name__}, not keys and values")
+    _anchor(data, beside or Path.cwd())
     for override in overrides:
         _override(data, override)
+    _anchor(data, Path.cwd())
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error, data, model)}") from None
+
+
+def _anchor(data: dict[str, Any], folder: Path) -> None:
+    """Makes the teacher's file, where one is named, absolute."""
+    teacher = data.get("teacher")
+    named = teacher.get("checkpoint") if isinstance(teacher, dict) else None
+    if isinstance(teacher, dict) and isinstance(named, str) and "://" not in named:
+        teacher["checkpoint"] = os.path.abspath(folder / Path(named).expanduser())
 
 
 def _override(data: dict[str, Any], text: str) -> None:

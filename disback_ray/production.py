@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from disback_ray.actors.company import Places, denoiser_spec
-from disback_ray.config import Recipe
+from disback_ray.config import Recipe, Teacher
+from disback_ray.data.sources import NoData
+from disback_ray.errors import CheckpointError
 from disback_ray.interruption import Stop
 from disback_ray.progress import Watcher
 from disback_ray.run_folder import (
@@ -17,6 +19,7 @@ from disback_ray.run_folder import (
     Summary,
 )
 from disback_ray.storage import Folder
+from disback_ray.teachers.checkpoint import import_teacher
 from disback_ray.teachers.training import TeacherPlan
 
 
@@ -51,8 +54,24 @@ class Production:
             self.summary.stages[name] = round(spent, 3)
 
 
+def teacher_folder(recipe: Recipe, cache: Folder) -> Folder:
+    """Where the teacher lies, or will once it is trained. One from a file is put there now.
+
+    Raises CheckpointError where the file is missing, damaged, refused or not what the recipe expects; then nothing is written.
+    """
+    if isinstance(recipe.teacher, Teacher):
+        return cache / teacher_name(teacher_plan(recipe))
+    asked = recipe.teacher
+    try:
+        return import_teacher(cache, asked.checkpoint, format=asked.format, scalings=asked.scalings, expected=asked.expects)
+    except CheckpointError as error:
+        raise CheckpointError(f"teacher.checkpoint: {error}") from None
+
+
 def teacher_plan(recipe: Recipe) -> TeacherPlan:
-    """All that decides the teacher's weights; its hash names the folder that runs share."""
+    """All that decides a trained teacher's weights; its hash names the folder that runs share."""
+    assert isinstance(recipe.teacher, Teacher)
+    assert not isinstance(recipe.data, NoData)
     training = recipe.teacher.training
     return TeacherPlan(
         spec=denoiser_spec(recipe), data=recipe.data, steps=training.steps, batch=training.batch,

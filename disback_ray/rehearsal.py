@@ -8,7 +8,8 @@ from disback_ray.actors.company import Company
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Step
 from disback_ray.algorithms.noise import Batch, micro_batches
-from disback_ray.data.sources import GridData, RingData
+from disback_ray.config import TeacherFile
+from disback_ray.data.sources import GridData, NoData, RingData
 from disback_ray.following import Follower
 from disback_ray.production import Production, Stopped
 from disback_ray.run_folder import (
@@ -35,25 +36,30 @@ class Rehearsal:
         self.of_points = isinstance(self.recipe.data, (RingData, GridData))
         self.marks = self.recipe.recording.marks
         self.seed = self.production.seed
-        self.wanted = self.evaluator.wanted()
+        self.measured = not isinstance(self.recipe.data, NoData)
+        self.wanted = self.evaluator.wanted() if self.measured else None
         self.wanted_pictures = self.evaluator.wanted_pictures()
 
     # -- the stages --
 
     def look_at_the_start(self) -> None:
         """What the teacher makes in many steps, the untrained generator in one, and real data against itself."""
-        if "untrained" in self.summary.metrics:
+        seen = self.summary.metrics if self.measured else {picture["file"] for picture in self.summary.pictures}
+        if ("untrained" if self.measured else "samples/untrained.png") in seen:
             return
-        self.production.watch.stage("measuring the teacher", steps=1)
-        sampling: dict[str, Any] = {"seed": self.seed, "steps": self.recipe.teacher.sampling_steps}
-        measure, wait = self.evaluator.measure, self.company.wait
-        teacher = measure(self.company.teacher.draw(self.wanted, **sampling))
-        untrained = measure(self.company.generator.draw(self.wanted, seed=self.seed))
-        halves = self.evaluator.real_halves()
-        self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", "The teacher, many steps")
+        self.production.watch.stage("measuring the teacher" if self.measured else "drawing from the teacher", steps=1)
+        teacher = self.recipe.teacher
+        sampling: dict[str, Any] = {"seed": self.seed, "steps": teacher.sampling_steps}
+        figures: dict[str, Any] = {}
+        if self.measured:
+            figures["teacher"] = self.evaluator.measure(self.company.teacher.draw(self.wanted, **sampling))
+            figures["untrained"] = self.evaluator.measure(self.company.generator.draw(self.wanted, seed=self.seed))
+            figures["real_halves"] = self.evaluator.real_halves()
+        steps = "one step" if isinstance(teacher, TeacherFile) and teacher.draws_in_one_step else "many steps"
+        self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", f"The teacher, {steps}")
         self._generator_picture("untrained", "The generator, untrained")
         self.follower.finish()
-        self.summary.metrics |= {"teacher": wait(teacher), "untrained": wait(untrained), "real_halves": wait(halves)}
+        self.summary.metrics |= {name: self.company.wait(later) for name, later in figures.items()}
 
     def record(self) -> None:
         """Algorithm 1, from its newest checkpoint. Raises Stopped."""
@@ -91,8 +97,8 @@ class Rehearsal:
 
     def evaluate(self) -> None:
         """The final generator, its pictures and its weights."""
-        self.production.watch.stage("measuring the generator", steps=1)
-        final = self.evaluator.measure(self._drawn())
+        self.production.watch.stage("measuring the generator" if self.measured else "drawing from the generator", steps=1)
+        final = self.evaluator.measure(self._drawn()) if self.measured else None
         self._generator_picture("generator", "The generator, one step")
         if self.of_points:
             self._ask_picture(lambda file: self.evaluator.figure_8(file), "figure-8", "The student along training (Figure 8)")
@@ -101,7 +107,8 @@ class Rehearsal:
         self.follower.finish()
         wait = self.company.wait
         digests = wait([self.company.generator.digest(), self.company.fake_score.digest()])
-        self.summary.metrics["generator"] = wait(final)
+        if self.measured:
+            self.summary.metrics["generator"] = wait(final)
         self.summary.digest = hashlib.sha256("".join(digests).encode()).hexdigest()
 
     # -- between the steps --
@@ -113,11 +120,14 @@ class Rehearsal:
     def _after_backtracking(self, step: Step) -> None:
         done, total = step.step + 1, self.recipe.backtracking.steps
         node_ends = any(switch.step == done for switch in self.recipe.switches)
-        if self._due(step, self.recipe.evaluation.every) or node_ends or done == total:
+        due = self._due(step, self.recipe.evaluation.every)
+        if self.measured and (due or node_ends or done == total):
             drawn = self._drawn()
             self.follower.ask(self.evaluator.measure(drawn), lambda numbers: self._measured(done, step.node, numbers, node_ends))
             if self.of_points:
                 self.follower.ask(self.evaluator.keep_frame(drawn, done))
+        if due and not self.measured:
+            self._generator_picture("latest", "The generator at its last look while it trained")
         if node_ends:
             self._generator_picture(f"node-{step.node}", f"The generator at the end of node {step.node} (step {done})")
         if self._due(step, self.recipe.checkpoint_every) and done < total:

@@ -3,21 +3,62 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from disback_ray.actors.generator import SETTINGS, draw
 from disback_ray.algorithms.records import Drawn
+from disback_ray.algorithms.sampling import classes_evenly, draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import CheckpointError, ConfigError
-from disback_ray.networks.spec import GeneratorSpec
+from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.pictures import image_grid, snapshots
 from disback_ray.run_folder import SUMMARY
 from disback_ray.storage import Folder
-from disback_ray.teachers.saved import WEIGHTS, load_strictly
+from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher
+from disback_ray.teachers.drawing import draw_from_teacher, draws_in_one_step
+from disback_ray.teachers.saved import SETTINGS as SETTINGS_OF_DENOISER
+from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly
+
+DEFAULT_STEPS = 18
+
+
+class Model(Protocol):
+    """What samples can be drawn from: a run's generator, or a teacher. classes: 0 where it is unconditional."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class TeacherModel:
+    """A teacher to look at. steps: of Heun's sampler; a consistency model draws in one."""
+
+    denoiser: nn.Module
+    spec: DenoiserSpec
+    steps: int
+
+    @property
+    def classes(self) -> int:
+        return self.spec.classes
+
+    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None) -> Tensor:
+        """n samples: [n, C, H, W] in [-1, 1], or points [n, 2]; those that a run's pictures of the teacher show for the same seed.
+
+        labels: [n] class ids; None takes the classes evenly. Raises ConfigError where n or the labels don't fit.
+        """
+        device = best_device()
+        denoiser = self.denoiser.to(device)
+
+        def sample(z: Tensor, condition: Tensor | None) -> Tensor:
+            return draw_from_teacher(denoiser, z, condition, steps=self.steps)
+
+        return draw_in_chunks(sample, _wanted(n, self.spec.shape, labels, self.classes), seed=seed, device=device).cpu()
 
 
 @dataclass(frozen=True)
@@ -60,18 +101,16 @@ class RunResult:
         return settings
 
     def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None) -> Tensor:
-        """n one-step samples: [n, C, H, W] in [-1, 1], or points [n, 2]. labels: [n] class ids; None takes the classes in turn.
+        """n one-step samples: [n, C, H, W] in [-1, 1], or points [n, 2]. labels: [n] class ids; None takes the classes evenly.
 
         Raises CheckpointError where the generator is missing or damaged, ConfigError where n or the labels don't fit it.
         """
         settings, folder = self._settings(), self.folder / "generator"
         spec = GeneratorSpec.from_json(settings)
-        if n < 1:
-            raise ConfigError(f"n: {n}: ask for at least one sample")
+        wanted = _wanted(n, spec.shape, labels, spec.classes)
         network = spec.build()
         load_strictly(network, folder.read_tensors(WEIGHTS, sha256=settings["weights"]["sha256"]), where=folder.uri)
         device = best_device()
-        wanted = Drawn(torch.empty(n, *spec.shape), _classes(n, labels, spec.classes))
         return draw(network.to(device), dict(network.state_dict()), wanted, seed=seed, device=device).cpu()
 
 
@@ -83,27 +122,62 @@ def load_run(folder: str | Path) -> RunResult:
     return RunResult(place, place.read_json(SUMMARY))
 
 
+def load_teacher(where: str | Path, *, steps: int | None = None) -> TeacherModel:
+    """A teacher from its owners' file, or from the folder of one that a run has imported or trained.
+
+    steps: of a diffusion model, 18 by default. Raises CheckpointError where there is none, ConfigError where the steps don't fit it.
+    """
+    folder, name = Folder.of_file(where)
+    if folder.size(name) is not None:
+        data = read_file(str(where))
+        found = read_teacher(data, name=str(where), format=format_of(data, name=str(where)), expected=Expected())
+        denoiser, spec = cast(nn.Module, found.denoiser), found.spec
+    else:
+        denoiser, spec = load_denoiser(Folder.at(where)), load_spec(Folder.at(where))
+    if draws_in_one_step(denoiser) and steps not in (None, 1):
+        raise ConfigError(f"--steps {steps}: {where} is a consistency model, and draws in one step")
+    if steps is not None and steps < 1:
+        raise ConfigError(f"--steps {steps}: at least one")
+    return TeacherModel(denoiser, spec, steps or DEFAULT_STEPS)
+
+
+def load_model(where: str | Path, *, steps: int | None = None) -> Model:
+    """A teacher's file or folder, or a run. Raises what load_teacher and load_run raise, and ConfigError for steps of a run."""
+    folder, name = Folder.of_file(where)
+    if folder.size(name) is not None or Folder.at(where).has(SETTINGS_OF_DENOISER):
+        return load_teacher(where, steps=steps)
+    if steps is not None:
+        raise ConfigError(f"--steps {steps}: a run's generator draws in one; steps are for a teacher's file or folder")
+    return load_run(where)
+
+
+def _wanted(n: int, shape: tuple[int, ...], labels: Tensor | list[int] | None, classes: int) -> Drawn:
+    """Raises ConfigError."""
+    if n < 1:
+        raise ConfigError(f"n: {n}: ask for at least one sample")
+    return Drawn(torch.empty(n, *shape), _classes(n, labels, classes))
+
+
 def _classes(n: int, labels: Tensor | list[int] | None, classes: int) -> Tensor | None:
     if not classes:
         if labels is not None:
-            raise ConfigError("labels: this generator is unconditional and takes none")
+            raise ConfigError("labels: this model is unconditional and takes none")
         return None
-    chosen = torch.arange(n) % classes if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+    chosen = classes_evenly(n, classes) if labels is None else torch.as_tensor(labels, dtype=torch.int64)
     if chosen.shape != (n,) or int(chosen.min()) < 0 or int(chosen.max()) >= classes:
         raise ConfigError(f"labels: expected {n} class ids of 0 … {classes - 1}")
     return chosen
 
 
-def save_samples(run: RunResult, n: int, *, seed: int, out: Path) -> None:
-    """Writes one-step samples as a picture (.png) or as arrays (.npz). Raises ConfigError, CheckpointError."""
-    x = run.generate(n, seed=seed)
+def save_samples(model: Model, n: int, *, seed: int, out: Path) -> None:
+    """Writes samples as a picture (.png) or as arrays (.npz). Raises ConfigError, CheckpointError."""
+    x = model.generate(n, seed=seed)
     data = io.BytesIO()
     if out.suffix == ".png":
         data.write(image_grid(x, columns=max(1, round(n**0.5))) if x.ndim == 4 else snapshots([("", x)], x[:0]))
     else:
-        classes = run.classes
-        if classes:
-            np.savez(data, x=x.numpy(), labels=np.arange(n) % classes)
+        if model.classes:
+            np.savez(data, x=x.numpy(), labels=classes_evenly(n, model.classes).numpy())
         else:
             np.savez(data, x=x.numpy())
     try:

@@ -59,6 +59,15 @@ def is_run(folder: Folder) -> bool:
     return folder.has(CONFIG) and _config(folder) is not None
 
 
+def check_teacher(folder: Folder, teacher: Folder) -> None:
+    """Raises RunFolderError where the folder's run was begun with other weights of the teacher: its file has changed since."""
+    begun = folder.read_json(SUMMARY).get("teacher") if folder.has(SUMMARY) else None
+    if begun and begun != teacher.name:
+        raise RunFolderError(
+            f"{folder.uri} was begun with another teacher ({begun[:24]}… there, {teacher.name[:24]}… now): choose another --out, or --fresh"
+        )
+
+
 def _config(folder: Folder) -> dict[str, Any] | None:
     """What write_config() wrote; None where the file is somebody else's: many programs have a config.yaml."""
     try:
@@ -186,11 +195,12 @@ def versions() -> dict[str, str]:
 
 @dataclass
 class Summary:
-    """summary.json, as it grows. stages: seconds; error: the line that ended a failed run."""
+    """summary.json, as it grows. teacher: its folder in the cache; stages: seconds; error: the line that ended a failed run."""
 
     recipe: str
     seed: int
     status: str = "running"
+    teacher: str = ""
     stages: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     switches: list[dict[str, int]] = field(default_factory=list)

@@ -6,20 +6,22 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from disback_ray.actors.company import Places
-from disback_ray.config import ClusterConfig, Recipe, load_cluster, load_recipe
+from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe
 from disback_ray.errors import ConfigError, DisbackError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
-from disback_ray.production import Production, Stopped, teacher_name, teacher_plan
+from disback_ray.production import Production, Stopped, teacher_folder
 from disback_ray.progress import OnConsole, Silent, Watcher
 from disback_ray.rehearsal import Rehearsal
 from disback_ray.report import render
 from disback_ray.result import RunResult
-from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, claim, is_run, versions, write_config
+from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, check_teacher, claim, is_run, versions, write_config
 from disback_ray.storage import Folder
 from disback_ray.teachers.saved import is_saved
 from disback_ray.theatre import theatre
+from disback_ray.tiny import tiny_overrides
 
 DEFAULT_RECIPE = "digits"
+CACHE = "teachers"
 
 
 def run(
@@ -32,13 +34,15 @@ def run(
     in_process: bool = False,
     fresh: bool = False,
     progress: bool = False,
+    tiny: bool = False,
 ) -> RunResult:
     """Distils a recipe's teacher into a one-step generator; goes on where the same run was left.
 
     recipe: a shipped recipe's name or a YAML file; None takes the cluster file's, else 'digits'. cluster: a shipped name, a YAML
     file, or settings; None is a private local Ray. out: the run's folder, by default the recipe's name in the cluster's storage.
     overrides: `key=value`, of the recipe, or of the cluster file with `cluster.` before the key. in_process: no Ray, all roles here.
-    fresh: delete what an earlier run left in the folder. progress: show it on the terminal.
+    fresh: delete what an earlier run left in the folder. progress: show it on the terminal. tiny: the recipe at the size of a test,
+    with random weights in place of the teacher's file; `overrides` still count.
 
     Raises DisbackError (see errors.py) with one line for a user; KeyboardInterrupt once what there is has been kept.
     """
@@ -47,8 +51,11 @@ def run(
     mine = [o.removeprefix("cluster.") for o in overrides if o.startswith("cluster.")]
     places_on = load_cluster(cluster, overrides=mine)
     name = recipe or places_on.recipe or DEFAULT_RECIPE
-    plan = load_recipe(str(name), overrides=[o for o in overrides if not o.startswith("cluster.")])
     storage = Folder.at(places_on.storage)
+    changes = [o for o in overrides if not o.startswith("cluster.")]
+    if tiny:
+        changes = [*tiny_overrides(load_recipe(str(name)), storage / CACHE), *changes]
+    plan = load_recipe(str(name), overrides=changes)
     folder = Folder.at(out) if out else storage / plan.name
     done = _open(folder, plan, seed=seed, fresh=fresh)
     if done is not None:
@@ -72,20 +79,22 @@ def _produce(
     *, seed: int, in_process: bool, fresh: bool, watch: Watcher, stop: Stop,
 ) -> RunResult:  # fmt: skip
     """All stages. Whatever ends them early, what there is stays in the folder, with a summary and a report of it."""
-    plan = teacher_plan(recipe)
-    cache = storage / "teachers"
-    places = Places(cache / teacher_name(plan), folder, cache)
+    cache = storage / CACHE
+    places = Places(teacher_folder(recipe, cache), folder, cache)
+    if not fresh:
+        check_teacher(folder, places.teacher)
     with theatre(cluster, in_process=in_process) as stage:
         stage.check(trains_teacher=not is_saved(places.teacher))
         if fresh:
             folder.clear()
         write_config(folder, recipe, cluster, seed=seed)
         production = Production(recipe, seed, folder, places, _summary(folder, recipe, seed), Metrics(folder), watch, stop)
+        production.summary.teacher = places.teacher.name
         production.save_summary()
         try:
             with production.stage("teacher"):
-                if not is_saved(places.teacher):
-                    watch.stage("training the teacher", steps=plan.steps)
+                if isinstance(recipe.teacher, Teacher) and not is_saved(places.teacher):
+                    watch.stage("training the teacher", steps=recipe.teacher.training.steps)
                     with stop.at_a_good_moment():
                         stage.train_teacher(production)
             with production.stage("casting"):

@@ -38,6 +38,17 @@ class Folder:
         folder._open()
         return folder
 
+    @staticmethod
+    def of_file(uri: str | Path) -> "tuple[Folder, str]":
+        """The folder that a file lies in, and its name there. Raises ConfigError where no storage is known for the URI."""
+        text = str(uri)
+        if "://" not in text:
+            path = Path(text).expanduser().absolute()
+            return Folder.at(path.parent), path.name
+        where, mark, options = text.partition("?")
+        parent, _, name = where.rpartition("/")
+        return Folder.at(f"{parent}{mark}{options}"), name
+
     def __truediv__(self, name: str) -> "Folder":
         where, options = self._split()
         return Folder(f"{where.rstrip('/')}/{name}{options}")
@@ -89,6 +100,13 @@ class Folder:
         filesystem, path = self._open()
         with _one_line(f"look at {self.uri}/{name}"):
             return bool(filesystem.get_file_info(f"{path}/{name}").type != fs.FileType.NotFound)
+
+    def size(self, name: str) -> int | None:
+        """A file's bytes; None where there is none, or it is a folder. Raises CheckpointError where that can't be known."""
+        filesystem, path = self._open()
+        with _one_line(f"look at {self.uri}/{name}"):
+            found = filesystem.get_file_info(f"{path}/{name}")
+        return int(found.size) if found.type == fs.FileType.File else None
 
     def names(self) -> list[str]:
         """Names of the files and folders in it, sorted; none where it doesn't exist. Raises CheckpointError where it is no folder."""

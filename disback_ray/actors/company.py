@@ -16,12 +16,13 @@ from disback_ray.actors.on_ray import Part, is_ready, seat, wait
 from disback_ray.actors.placement import Placement
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast
-from disback_ray.config import Recipe, RoleResources
-from disback_ray.data.sources import GridData, RingData
+from disback_ray.config import Recipe, RoleResources, Teacher
+from disback_ray.data.sources import GridData, NoData, RingData
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.run_folder import CONFIG
 from disback_ray.storage import Folder
 from disback_ray.teachers.mixture import ExactMixture
+from disback_ray.teachers.saved import load_spec
 
 
 @dataclass(frozen=True)
@@ -48,28 +49,30 @@ class Company:
 
 
 def denoiser_spec(recipe: Recipe) -> DenoiserSpec:
-    """The network that the teacher, the path's nodes and s_φ share."""
+    """The network that a recipe trains as its teacher."""
+    assert isinstance(recipe.teacher, Teacher)
+    assert not isinstance(recipe.data, NoData)
     return DenoiserSpec(recipe.teacher.network, recipe.data.shape, recipe.data.classes, recipe.teacher.sigma_data)
 
 
 def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
-    """Each role's class, and the arguments that build it wherever it runs."""
+    """Each role's class, and the arguments that build it wherever it runs. Raises CheckpointError unless the teacher is in its place."""
+    teacher = load_spec(places.teacher)  # the network that the teacher, the path's nodes and s_φ share
     path = places.run / "path"
     back, student, data = recipe.backtracking, recipe.student, recipe.data
     exact = (
         ExactMixture(data.centres, std=data.std)
-        if recipe.teacher.exact_score and isinstance(data, (RingData, GridData))
+        if isinstance(recipe.teacher, Teacher) and recipe.teacher.exact_score and isinstance(data, (RingData, GridData))
         else None
     )
     own = student.network == "teacher"
-    spec = GeneratorSpec(
-        denoiser_spec(recipe) if student.network == "teacher" else student.network, data.shape, data.classes, student.sigma_init
-    )
+    network = teacher if student.network == "teacher" else student.network
+    spec = GeneratorSpec(network, teacher.shape, teacher.classes, student.sigma_init)
     stages = {
         degradation.STAGE: StageSettings(max(recipe.recording.steps, 1), recipe.batch, recipe.recording.optimiser),
         backtracking.STAGE: StageSettings(back.steps, recipe.batch, back.fake_score, back.fake_updates),
     }
-    fake = FakeScoreSettings(stages, recipe.teacher.sigma_data, back.noise, recipe.fit_noise, back.weighting)
+    fake = FakeScoreSettings(stages, teacher.sigma_data, back.noise, recipe.fit_noise, back.weighting)
     return {
         "teacher": (
             FrozenTeacher,
@@ -92,6 +95,8 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
             Evaluator,
             {
                 "data": data,
+                "shape": teacher.shape,
+                "classes": teacher.classes,
                 "run": places.run,
                 "cache": places.cache,
                 "samples": recipe.evaluation.samples,

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from disback_ray.algorithms.records import Drawn
-from disback_ray.data.sources import DataSpec, DigitsData
+from disback_ray.data.sources import DataSpec, DigitsData, NoData
 from disback_ray.errors import CheckpointError
 from disback_ray.evaluation.digit_judge import DigitJudge
 from disback_ray.evaluation.digit_measures import DigitMeasures
+from disback_ray.evaluation.pictures_only import PicturesOnly
 from disback_ray.evaluation.point_measures import PointMeasures
 from disback_ray.pictures import score_fields, snapshots
 from disback_ray.storage import Folder
@@ -23,12 +24,28 @@ SHOWN_FRAMES = 8
 class Evaluator:
     """Measures and pictures for one kind of data. Nothing of the training depends on it."""
 
-    def __init__(self, data: DataSpec, *, run: Folder, cache: Folder, samples: int | None, pictures: int, seed: int) -> None:
-        """cache: where the digits' judge is kept between runs; samples: None for the measure's own number."""
+    def __init__(
+        self,
+        data: DataSpec | NoData,
+        *,
+        shape: tuple[int, ...],
+        classes: int,
+        run: Folder,
+        cache: Folder,
+        samples: int | None,
+        pictures: int,
+        seed: int,
+    ) -> None:
+        """shape, classes: of the generator's samples; cache: where the digits' judge is kept; samples: None for the measure's own number.
+
+        Without data there are pictures and no measures.
+        """
         self.run = run
         self.pictures = pictures
-        self.measures: DigitMeasures | PointMeasures
-        if isinstance(data, DigitsData):
+        self.measures: DigitMeasures | PointMeasures | PicturesOnly
+        if isinstance(data, NoData):
+            self.measures = PicturesOnly(shape, classes)
+        elif isinstance(data, DigitsData):
             judge = _judge(cache)
             self.measures = DigitMeasures(judge, conditional=data.conditional, samples=samples, seed=seed)
         else:
@@ -36,6 +53,7 @@ class Evaluator:
 
     def wanted(self) -> Drawn:
         """What a model is to draw for measure()."""
+        assert not isinstance(self.measures, PicturesOnly)
         return self.measures.wanted()
 
     def wanted_pictures(self) -> Drawn:
@@ -44,10 +62,12 @@ class Evaluator:
 
     def measure(self, drawn: Drawn) -> dict[str, float]:
         """Raises NonFiniteError where the samples have NaN or Inf, ConfigError where they are too few."""
+        assert not isinstance(self.measures, PicturesOnly)
         return self.measures.measure(drawn)
 
     def real_halves(self) -> dict[str, float]:
         """The same figures for real data against real data."""
+        assert not isinstance(self.measures, PicturesOnly)
         return self.measures.real_halves()
 
     def picture(self, drawn: Drawn, name: str) -> dict[str, float]:

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from disback_ray.algorithms.losses import score_of
 from disback_ray.algorithms.noise import NoiseLaw, add_noise
 from disback_ray.algorithms.records import Drawn, Sample, Score
-from disback_ray.algorithms.sampling import draw_in_chunks, heun
+from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
 from disback_ray.storage import Folder, digest
+from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.teachers.mixture import ExactMixture
 from disback_ray.teachers.path_nodes import load_node
 from disback_ray.teachers.saved import load_denoiser, load_strictly
@@ -63,10 +64,10 @@ class FrozenTeacher(FrozenScore):
         super().__init__(exact or load_denoiser(folder), noise=noise, node=0)
 
     def draw(self, wanted: Drawn, *, seed: int, steps: int) -> Drawn:
-        """The teacher's own many-step samples for the shape and classes of `wanted` (Karras et al. 2022, Algorithm 2)."""
+        """The teacher's own samples for the shape and classes of `wanted`; steps: of those that take several."""
 
         def sample(z: Tensor, condition: Tensor | None) -> Tensor:
-            return heun(self.denoiser, z, condition, steps=steps).to(z)
+            return draw_from_teacher(self.denoiser, z, condition, steps=steps)
 
         return Drawn(draw_in_chunks(sample, wanted, seed=seed, device=self.device), wanted.condition)
 

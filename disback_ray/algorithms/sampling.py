@@ -12,6 +12,10 @@ from disback_ray.algorithms.records import Drawn
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x [B, …], sigma [B], condition) → x0 [B, …]
 
 
+MOST_AT_ONCE, NUMBERS_AT_ONCE = 256, 1 << 20
+"""Samples that are drawn together, and the numbers in them: 5 images of 3 × 256 × 256, whose features fill a few GB."""
+
+
 def _same(sigma: Tensor) -> Tensor:
     return sigma
 
@@ -66,16 +70,23 @@ def heun(
 
 @torch.no_grad()
 def draw_in_chunks(
-    sample: Callable[[Tensor, Tensor | None], Tensor], wanted: Drawn, *, seed: int, device: torch.device, chunk: int = 256
+    sample: Callable[[Tensor, Tensor | None], Tensor], wanted: Drawn, *, seed: int, device: torch.device
 ) -> Tensor:
     """sample(z, condition) for the shape and classes of `wanted`, in bounded memory: [n, ...].
 
     z: unit Gaussian noise, keyed by the seed and each sample's number: a sample is the same whatever else is drawn.
     """
     parts = []
+    chunk = max(1, min(MOST_AT_ONCE, NUMBERS_AT_ONCE // max(1, wanted.x[:1].numel())))
     for first in range(0, len(wanted.x), chunk):
         batch = Batch(seed, "draw", 0, first, min(chunk, len(wanted.x) - first))
         z = batch.normal("z", tuple(wanted.x.shape[1:])).to(device)
         condition = None if wanted.condition is None else wanted.condition[first : first + batch.size].to(device)
         parts.append(sample(z, condition))
     return torch.cat(parts)
+
+
+def classes_evenly(count: int, classes: int) -> Tensor:
+    """The classes in turn, [count] int64; where they are more than the samples, evenly chosen ones."""
+    turn = torch.arange(count)
+    return turn * classes // count if classes > count else turn % classes

@@ -88,5 +88,12 @@ def _draw_mixture(centres: Tensor, std: float, batch: Batch) -> Drawn:
     return Drawn(centres[mode].float() + std * batch.normal("data/point", (2,)), None)
 
 
+@dataclass(frozen=True)
+class NoData:
+    """No data set: the teacher comes from a file, and says what it makes."""
+
+    kind: Literal["none"] = "none"
+
+
 PointsData = RingData | GridData
 DataSpec = DigitsData | RingData | GridData

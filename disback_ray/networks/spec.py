@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from disback_ray.algorithms.noise import Positive
 from disback_ray.errors import CheckpointError
+from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.mlp import MLP, ResNetMLP
-from disback_ray.networks.preconditioning import EDMPrecond
+from disback_ray.networks.preconditioning import EDMPrecond, Preconditioning
 from disback_ray.networks.song_unet import SongUNet
 
 Count = Annotated[int, Ge(1)]
@@ -67,13 +68,21 @@ class MLPSpec:
     kind: Literal["mlp"] = "mlp"
 
 
-NetworkSpec = DDPMppSpec | ResNetMLPSpec
-NETWORKS: dict[str, type[NetworkSpec]] = {"ddpmpp": DDPMppSpec, "resnet-mlp": ResNetMLPSpec}
+NetworkSpec = DDPMppSpec | ResNetMLPSpec | EDMSpec | ConsistencySpec
+NETWORKS: dict[str, type[NetworkSpec]] = {
+    "ddpmpp": DDPMppSpec,
+    "resnet-mlp": ResNetMLPSpec,
+    "edm": EDMSpec,
+    "consistency": ConsistencySpec,
+}
 
 
 @dataclass(frozen=True)
 class DenoiserSpec:
-    """A preconditioned network D(x, σ, condition). shape: one sample's, such as (1, 8, 8); classes: 0 where unconditional."""
+    """A preconditioned network D(x, σ, condition). shape: one sample's, such as (1, 8, 8); classes: 0 where unconditional.
+
+    sigma_data: the data's standard deviation, of EDM's preconditioning and of the weights in Eq. (5).
+    """
 
     network: NetworkSpec
     shape: tuple[int, ...]
@@ -85,6 +94,8 @@ class DenoiserSpec:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = self.network.build(self.shape, classes=self.classes)
+        if isinstance(network, Preconditioning):
+            return network.eval()
         return EDMPrecond(network, sigma_data=self.sigma_data, label_dim=self.classes).eval()
 
     def to_json(self) -> dict[str, Any]:

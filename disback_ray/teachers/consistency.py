@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 import torch
@@ -10,7 +11,16 @@ from torch import Tensor
 from disback_ray.errors import CheckpointError
 from disback_ray.networks.consistency_unet import GROUPS, ConsistencyUNet
 from disback_ray.networks.preconditioning import ConsistencyPrecond
-from disback_ray.teachers.foreign_weights import denoiser_with
+from disback_ray.teachers.foreign_weights import denoiser_with, precision_of
+
+
+@dataclass(frozen=True)
+class ConsistencyCheckpoint:
+    """What a consistency file holds: the network as our denoiser, and its architecture."""
+
+    denoiser: ConsistencyPrecond  # float32, in eval mode
+    arguments: Mapping[str, Any]  # ConsistencyUNet(**arguments) makes the same network, with fresh weights
+    precision: str  # of the weights in the file, such as 'float16'
 
 
 def read_consistency_checkpoint(
@@ -19,8 +29,8 @@ def read_consistency_checkpoint(
     kind: Literal["boundary", "standard"] = "boundary",
     head_channels: int = 64,
     name: str | None = None,
-) -> ConsistencyPrecond:
-    """The denoiser in one of openai's `.pt` files, float32, in `eval` mode; `name` is what errors call the file.
+) -> ConsistencyCheckpoint:
+    """The denoiser in one of openai's `.pt` files; `name` is what errors call the file.
 
     kind: 'boundary' for consistency models (cd_*.pt, ct_*.pt), 'standard' for their diffusion models (edm_*.pt).
     head_channels: the width of an attention head, which the weights don't tell; 64 in all that were published.
@@ -32,10 +42,11 @@ def read_consistency_checkpoint(
         weights = _state_dict(source)
         arguments = _architecture(weights, head_channels=head_channels)
         classes = arguments["num_classes"]
-        return denoiser_with(
+        denoiser = denoiser_with(
             lambda: ConsistencyPrecond(ConsistencyUNet(**arguments), kind=kind, label_dim=classes),
             {f"model.{key}": tensor for key, tensor in weights.items()},
         )
+        return ConsistencyCheckpoint(denoiser, arguments, precision_of(weights.values()))
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None
 

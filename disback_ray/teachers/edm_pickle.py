@@ -10,7 +10,7 @@ from disback_ray.errors import CheckpointError
 from disback_ray.networks.edm import IGNORED, build_edm
 from disback_ray.networks.preconditioning import Preconditioning
 from disback_ray.teachers.edm_symbols import Module, constructors
-from disback_ray.teachers.foreign_weights import denoiser_with
+from disback_ray.teachers.foreign_weights import denoiser_with, precision_of
 from disback_ray.teachers.inert_pickle import read_pickle
 
 MAX_BYTES = 8 << 30  # the largest published one has 1.2 GB
@@ -29,6 +29,7 @@ class EDMCheckpoint:
     label_dim: int  # 0: unconditional
     augment_dim: int
     use_fp16: bool  # trained, and run by its owners, in float16
+    precision: str  # of the weights in the file, such as 'float32'
     sigma_min: float
     sigma_max: float
 
@@ -57,7 +58,8 @@ def _checkpoint(content: Any) -> EDMCheckpoint:
         raise CheckpointError("its network's constructor arguments are missing")
     use_fp16 = arguments.get("use_fp16", False) is True
     arguments = {key: value for key, value in arguments.items() if key not in IGNORED}
-    denoiser = denoiser_with(lambda: build_edm(network.class_name, arguments), dict(_weights(network)))
+    weights = dict(_weights(network))
+    denoiser = denoiser_with(lambda: build_edm(network.class_name, arguments), weights)
     return EDMCheckpoint(
         denoiser=denoiser,
         kind=network.class_name,
@@ -67,6 +69,7 @@ def _checkpoint(content: Any) -> EDMCheckpoint:
         label_dim=denoiser.label_dim,
         augment_dim=arguments.get("augment_dim", 0),
         use_fp16=use_fp16,
+        precision=precision_of(weights.values()),
         sigma_min=denoiser.sigma_min,
         sigma_max=denoiser.sigma_max,
     )

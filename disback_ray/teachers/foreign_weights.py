@@ -1,6 +1,6 @@
 """Other people's weights into our networks, strictly."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import torch
@@ -31,3 +31,8 @@ def denoiser_with(build: Callable[[], Denoiser], weights: Mapping[str, Tensor]) 
             raise CheckpointError(f"weight {name}: its shape is {found[name]}, the network's is {shape}")
     denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=True, assign=True)
     return denoiser.eval()
+
+
+def precision_of(weights: Iterable[Tensor]) -> str:
+    """The types of the weights in a file, such as 'float16, float32'."""
+    return ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights}))

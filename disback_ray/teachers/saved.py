@@ -22,6 +22,11 @@ def is_saved(folder: Folder) -> bool:
     return folder.has(SETTINGS)
 
 
+def load_spec(folder: Folder) -> DenoiserSpec:
+    """Which denoiser a folder holds. Raises CheckpointError where its settings are missing, damaged or no denoiser's."""
+    return DenoiserSpec.from_json(folder.read_json(SETTINGS))
+
+
 def load_denoiser(folder: Folder) -> nn.Module:
     """The denoiser of a folder, in `eval` mode. Raises CheckpointError where anything is missing, damaged or doesn't fit."""
     settings = folder.read_json(SETTINGS)

@@ -32,7 +32,9 @@ def test_reads_the_same_weights_and_computes_the_same(tmp_path: Path, name: str)
     torch.save(weights, path)
     state_of_the_generator = torch.get_rng_state()
     for kind, expected in (("boundary", "consistency"), ("standard", "edm_denoised")):
-        denoiser = read_consistency_checkpoint(path, kind=kind, head_channels=16)  # type: ignore[arg-type]
+        checkpoint = read_consistency_checkpoint(path, kind=kind, head_channels=16)  # type: ignore[arg-type]
+        denoiser = checkpoint.denoiser
+        assert checkpoint.precision == ", ".join(sorted({str(value.dtype)[6:] for value in weights.values()}))
         assert torch.equal(torch.get_rng_state(), state_of_the_generator)
         assert not denoiser.training
         assert denoiser.label_dim == (1000 if "y" in vectors else 0)
@@ -89,7 +91,7 @@ def refused(file: io.BytesIO, *, says: str = "", head_channels: int = 32) -> Non
 
 def test_the_older_file_format_is_read() -> None:
     weights = small()
-    denoiser = read_consistency_checkpoint(saved(weights, _use_new_zipfile_serialization=False), head_channels=32)
+    denoiser = read_consistency_checkpoint(saved(weights, _use_new_zipfile_serialization=False), head_channels=32).denoiser
     assert torch.equal(denoiser.model.get_parameter("out.2.weight"), weights["out.2.weight"])
 
 

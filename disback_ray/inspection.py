@@ -1,0 +1,115 @@
+"""`disback-ray inspect`: what a file or a folder holds, in a few lines, or why it is refused."""
+
+from pathlib import Path
+
+from torch import nn
+
+from disback_ray.actors.generator import SETTINGS as GENERATOR
+from disback_ray.errors import CheckpointError
+from disback_ray.networks.imported import ConsistencySpec, EDMSpec
+from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, GeneratorSpec, MLPSpec
+from disback_ray.run_folder import SUMMARY, is_run
+from disback_ray.storage import Folder
+from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher
+from disback_ray.teachers.drawing import limits
+from disback_ray.teachers.saved import SETTINGS as DENOISER
+from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly
+
+Facts = dict[str, str]
+
+U_NETS = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM"}
+PRECONDITIONINGS = {"EDMPrecond": "EDM", "VPPrecond": "VP", "VEPrecond": "VE"}
+SCALINGS = {"boundary": "consistency model", "standard": "diffusion model of openai's consistency models"}
+
+
+def inspect(where: str | Path) -> Facts:
+    """What a teacher's file, a teacher's folder, a generator's folder or a run's folder holds: names and values, in order.
+
+    All weights are read, so that what is told is what would load. Raises CheckpointError where that is refused.
+    """
+    folder, name = Folder.of_file(where)
+    if folder.size(name) is not None:
+        return _file(str(where))
+    folder = Folder.at(where)
+    if folder.has(DENOISER):
+        return {"kind": "teacher's folder", **_denoiser(load_spec(folder), load_denoiser(folder))}
+    if folder.has(GENERATOR):
+        return {"kind": "generator's folder", **_generator(folder)}
+    if is_run(folder):
+        return _run(folder)
+    if not folder.names():
+        raise CheckpointError(f"{where}: nothing is there")
+    raise CheckpointError(f"{where}: neither a teacher's folder ({DENOISER}), nor a generator's ({GENERATOR}), nor a run's")
+
+
+def _file(name: str) -> Facts:
+    data = read_file(name)
+    format = format_of(data, name=name)
+    found = read_teacher(data, name=name, format=format, expected=Expected())
+    facts = {"kind": f"{'EDM pickle' if format == 'edm' else 'consistency file'}: teacher.format: {format}"}
+    facts |= _denoiser(found.spec, found.denoiser)
+    facts["precision"] = (
+        f"{found.precision} in the file{', float16 when its owners run it' if found.float16 else ''}; float32 here"
+    )
+    if format == "consistency":
+        side = found.spec.shape[-1]
+        facts["images"] += (
+            f" (not in the file: as its attention is at 32, 16 and 8 pixels in openai's; else teacher.expects.resolution: {side})"
+        )
+        facts["network"] += ", or a diffusion model's (teacher.scalings): the file doesn't tell"
+    return facts
+
+
+def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
+    low, high = limits(denoiser)
+    network = spec.network
+    if isinstance(network, EDMSpec):
+        what = f"{U_NETS[network.network]}, {PRECONDITIONINGS[network.precond]} preconditioning"
+    elif isinstance(network, ConsistencySpec):
+        what = f"openai's ADM, {SCALINGS[network.scalings]}"
+    else:
+        what = f"{'DDPM++' if isinstance(network, DDPMppSpec) else 'residual MLP'}, EDM preconditioning"
+    return {
+        "network": what,
+        **_samples(spec.shape, spec.classes),
+        "parameters": _count(denoiser),
+        "precision": "float32",
+        "σ": f"{low:.3g} … {high:.3g} when sampled; σ_data {spec.sigma_data:g}",
+    }
+
+
+def _generator(folder: Folder) -> Facts:
+    settings = folder.read_json(GENERATOR)
+    spec = GeneratorSpec.from_json(settings)
+    network = spec.build()
+    load_strictly(network, folder.read_tensors(WEIGHTS, sha256=settings.get("weights", {}).get("sha256")), where=folder.uri)
+    if isinstance(spec.network, MLPSpec):
+        return {
+            "network": "MLP, one step",
+            **_samples(spec.shape, spec.classes),
+            "parameters": _count(network),
+            "precision": "float32",
+        }
+    facts = _denoiser(spec.network, network.denoiser)  # type: ignore[arg-type]
+    return facts | {"σ": f"one step from σ = {spec.sigma_init:g}"}
+
+
+def _run(folder: Folder) -> Facts:
+    summary = folder.read_json(SUMMARY) if folder.has(SUMMARY) else {}
+    facts = {"kind": f"run of {summary.get('recipe', 'an unknown recipe')}, {summary.get('status', 'not begun')}"}
+    if (folder / "generator").has(GENERATOR):
+        return facts | _generator(folder / "generator")
+    return facts | {"generator": "none yet: finish the run with the same `disback-ray run` command"}
+
+
+def _samples(shape: tuple[int, ...], classes: int) -> Facts:
+    size = " × ".join(map(str, shape))
+    what = (
+        {"images": f"{size} (channels, height, width), in [-1, 1]"} if len(shape) == 3 else {"points": f"of {size} coordinates"}
+    )
+    return what | {"conditioning": f"{classes} classes" if classes else "none"}
+
+
+def _count(module: nn.Module) -> str:
+    number = sum(parameter.numel() for parameter in module.parameters())
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,}"

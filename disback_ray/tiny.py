@@ -1,0 +1,62 @@
+"""`--tiny`: a recipe at the size of a test. The same kinds of networks and optimisers, two steps a stage, from a file made here."""
+
+import io
+import json
+
+import torch
+
+from disback_ray.config import Recipe, Teacher
+from disback_ray.evaluation.digit_judge import FEATURES
+from disback_ray.networks.consistency_unet import ConsistencyUNet
+from disback_ray.networks.edm import build_edm
+from disback_ray.networks.imported import EDMNetwork
+from disback_ray.storage import Folder
+from disback_ray.teachers.edm_writer import edm_pickle
+
+SIDE = 8
+STEPS = (
+    "batch=2", "micro_batches=1",
+    "recording.steps=2", "recording.every=1", "recording.at=null", "backtracking.steps=2", "backtracking.steps_per_node=1",
+    "evaluation.every=1", "evaluation.pictures=4", "checkpoint_every=1", "teacher.sampling_steps=2",
+)  # fmt: skip
+TRAINING = ("teacher.training.steps=2", "teacher.training.batch=2", f"evaluation.samples={FEATURES + 1}")
+WIDTHS = {"ddpmpp": "teacher.network.channels=8", "resnet-mlp": "teacher.network.width=8"}
+
+_U_NET = {"img_resolution": SIDE, "img_channels": 3, "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1}
+_U_NET |= {"attn_resolutions": [4]}
+_SONG = _U_NET | {"model_type": "SongUNet", "augment_dim": 9}
+_FOURIER = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2, "resample_filter": [1, 3, 3, 1]}
+EDM = {"ddpmpp": _SONG, "ncsnpp": _SONG | _FOURIER, "adm": _U_NET | {"model_type": "DhariwalUNet"}}
+
+
+def tiny_overrides(recipe: Recipe, cache: Folder) -> list[str]:
+    """What makes the recipe tiny. A teacher's file of the kind that it expects, with random weights, is put into the cache."""
+    common = [f"name={recipe.name}-tiny", *STEPS]
+    if isinstance(recipe.teacher, Teacher):
+        return [*common, *TRAINING, WIDTHS[recipe.teacher.network.kind]]
+    expected = recipe.teacher.expects
+    classes, network = expected.classes or 0, expected.network or "ddpmpp"
+    is_edm = recipe.teacher.format == "edm"
+    folder, name = cache / "tiny", f"edm-{network}-{classes}.pkl" if is_edm else f"consistency-{classes}.pt"
+    if not folder.has(name):  # once: torch writes the same weights with other names each time
+        folder.write(name, _edm_file(network, classes) if is_edm else _consistency_file(classes))
+    return [*common, f"teacher.checkpoint={json.dumps((folder / name).uri)}", f"teacher.expects.resolution={SIDE}"]
+
+
+def _edm_file(network: EDMNetwork, classes: int) -> bytes:
+    arguments = EDM[network] | {"label_dim": classes}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return edm_pickle(build_edm("EDMPrecond", arguments), arguments)
+
+
+def _consistency_file(classes: int) -> bytes:
+    file = io.BytesIO()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ConsistencyUNet(
+            model_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_factors=(2,), head_channels=64,
+            num_classes=classes, scale_shift=classes > 0,
+        )  # fmt: skip
+    torch.save(network.state_dict(), file)
+    return file.getvalue()

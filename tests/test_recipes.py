@@ -1,0 +1,96 @@
+"""Every shipped recipe plays, from a file in its teacher's real format, and holds the settings of the paper's table."""
+
+import io
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import disback_ray
+from disback_ray.algorithms.path import Switch
+from disback_ray.config import ClusterConfig, TeacherFile, load_recipe, recipe_text, shipped
+from disback_ray.storage import Folder, digest
+from disback_ray.teachers.path_nodes import load_node
+from disback_ray.teachers.saved import load_denoiser
+
+RECIPES = shipped("recipes")
+FROM_FILES = [name for name in RECIPES if isinstance(load_recipe(name).teacher, TeacherFile)]
+EDM = [name for name in FROM_FILES if name.endswith("-edm")]
+CD = [name for name in FROM_FILES if name.endswith("-cd")]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared: the digits' judge and the tiny teachers are made once."""
+    return tmp_path_factory.mktemp("storage")
+
+
+def played(name: str, storage: Path, *, out: str, in_process: bool, address: str = "local") -> disback_ray.RunResult:
+    cluster = ClusterConfig(storage=str(storage), address=address)
+    return disback_ray.run(name, cluster=cluster, out=storage / out, in_process=in_process, tiny=True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_plays_two_steps_of_both_stages(name: str, storage: Path) -> None:
+    run = played(name, storage, out=name, in_process=True)
+    assert (run.summary["status"], run.summary["recipe"]) == ("complete", f"{name}-tiny")
+    table = [(row["stage"], row["step"], row["node"]) for row in _rows(run)]
+    assert table == [("recording", 1, 1), ("recording", 2, 2), ("backtracking", 1, 1), ("backtracking", 2, 0)]
+    teacher = load_denoiser(Folder.at(storage / "teachers" / run.summary["teacher"])).state_dict()
+    path = [teacher, *(load_node(run.folder / "path", node) for node in (1, 2))]
+    assert len({digest(weights) for weights in path}) == 3, "each step of recording moved the copy"
+    assert bool(run.metrics) == (name not in FROM_FILES)
+
+
+def _rows(run: disback_ray.RunResult) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(io.BytesIO(run.folder.read("metrics.parquet"))).to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize("name", ["imagenet64-edm", "lsun-cat-cd"])
+def test_over_actors_it_is_the_same_run(name: str, storage: Path, ray_cluster: str) -> None:
+    here = played(name, storage, out=f"{name}-here", in_process=True)
+    there = played(name, storage, out=f"{name}-there", in_process=False, address=ray_cluster)
+    assert there.digest == here.digest
+    assert len({seat["pid"] for seat in there.summary["roles"].values()}) == 5
+
+
+@pytest.mark.parametrize("name", FROM_FILES)
+def test_the_paper_s_settings(name: str) -> None:
+    recipe = load_recipe(name)
+    assert (recipe.recording.steps, recipe.recording.marks) == (200, (50, 100, 150, 200))
+    assert recipe.student.network == "teacher"
+    back = recipe.backtracking
+    assert recipe.switches[-1].node == 0
+    if name in EDM:
+        assert (back.steps, recipe.batch, recipe.batch // recipe.micro_batches) == (500_000, 32, 8)
+        assert recipe.switches == (Switch(0, 3), Switch(1000, 2), Switch(2000, 1), Switch(12_000, 0))
+        assert (back.generator.kind, back.fake_score.kind) == ("adam", "adam")
+    else:
+        assert (back.steps, recipe.batch, recipe.student.sigma_init) == (10_000, 2, 80.0)
+        assert recipe.switches == (Switch(0, 3), Switch(500, 2), Switch(1000, 1), Switch(2000, 0))
+        assert (back.generator.kind, back.fake_score.kind) == ("sgd", "adamw")
+
+
+def test_each_row_of_the_table_has_its_recipe() -> None:
+    assert set(EDM) == {"ffhq64-edm", "afhqv2-64-edm", "imagenet64-edm", "cifar10-edm"}
+    assert set(CD) == {"ffhq64-cd", "afhqv2-64-cd", "imagenet64-cd", "lsun-bedroom-cd", "lsun-cat-cd"}
+
+
+@pytest.mark.parametrize("name", FROM_FILES)
+def test_a_recipe_says_where_the_weights_are_and_what_it_chose_itself(name: str) -> None:
+    text = recipe_text(name)
+    assert "# Weights: " in text
+    for key in ("fake_updates", "weighting", "steps_per_node", "fit_noise"):
+        (line,) = re.findall(rf"^ *{key}:.*$", text, flags=re.M)
+        assert re.search(r"# .*open: ", line), line
+    assert not [line for line in text.splitlines() if len(line) > 140]
+
+
+def test_tiny_settings_can_be_changed(tmp_path: Path) -> None:
+    run = disback_ray.run(
+        "ring8", cluster=ClusterConfig(storage=str(tmp_path)), in_process=True, tiny=True, overrides=["backtracking.steps=3"]
+    )
+    assert run.folder.name == "ring8-tiny", "beside the real run, not in its place"
+    assert len(_rows(run)) == 5
