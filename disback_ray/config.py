@@ -259,7 +259,9 @@ class Recipe(_Frozen):
 
     def _check_without_data(self) -> None:
         if not isinstance(self.data, NoData):
-            raise ValueError(f"data.kind: {self.data.kind}: a teacher from a file brings its own shape; give data: {{kind: none}}")
+            raise ValueError(
+                f"data.kind: {self.data.kind}: a teacher from a file brings its own shape; give data: {{kind: none}}"
+            )
         if isinstance(self.student.network, MLPSpec):
             raise ValueError("student.network.kind: mlp is for points, and a teacher from a file makes images")
         if self.evaluation.samples is not None:

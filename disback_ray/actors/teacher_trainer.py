@@ -42,6 +42,9 @@ class _Board:
     def stop(self) -> None:
         self.stopped = True
 
+    def is_over(self) -> bool:
+        return self.stopped or self.error is not None
+
 
 class _Stopped(Exception):
     """The driver asked for a stop."""
@@ -50,6 +53,8 @@ class _Stopped(Exception):
 def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     board, last = config["board"], 0.0
+    if ray.get(board.is_over.remote()):
+        return  # Ray Train starts failed workers again; what ended them was no accident
 
     def report(step: int, loss: float) -> None:
         nonlocal last
@@ -65,9 +70,11 @@ def _worker(config: dict[str, Any]) -> None:
             config["plan"], config["folder"],
             report=report, rank=context.get_world_rank(), workers=context.get_world_size(), distribute=distribute,
         )  # fmt: skip
-    except DisbackError as error:
-        ray.get(board.fail.remote(error))
-        raise
+    except (DisbackError, _Stopped) as error:
+        if isinstance(error, DisbackError):
+            ray.get(board.fail.remote(error))
+        if not alone:
+            raise  # the others wait for this one's gradients
 
 
 def train_on_ray(
@@ -99,7 +106,7 @@ def train_on_ray(
         try:
             trainer.fit()
             outcome.append(None)
-        except TrainingFailedError as error:
+        except BaseException as error:
             outcome.append(error)
 
     # In a thread: on the main one Ray Train would take Ctrl-C over, and there would be nobody to look at the board.
@@ -119,6 +126,8 @@ def train_on_ray(
         return False
     if failure is not None:
         raise failure
+    if outcome[0] is not None and not isinstance(outcome[0], TrainingFailedError):
+        raise outcome[0]
     if outcome[0] is not None:
         reason = str(outcome[0]).strip().splitlines()[-1]
         raise ClusterError(f"training the teacher failed: {reason}") from outcome[0]
