@@ -59,7 +59,8 @@ class OnConsole:
     def stage(self, name: str, *, steps: int, start: int = 0) -> None:
         """A stage of so many steps begins, `start` of which are done."""
         self.name, self.steps, self.start = name, steps, start
-        self.began = self.said = time.monotonic()
+        self.began: float | None = None
+        self.said = time.monotonic()
         self.latest = {}
         if self.task is not None:
             self.bar.remove_task(self.task)
@@ -70,7 +71,9 @@ class OnConsole:
     def step(self, done: int, *, node: int | None, numbers: dict[str, float]) -> None:
         """So many steps are done."""
         self.latest |= {name: numbers[name] for name in SHOWN if name in numbers}
-        elapsed = time.monotonic() - self.began
+        if self.began is None and done > self.start:  # what went before the first step, such as starting workers, is no step
+            self.began, self.start = time.monotonic(), done
+        elapsed = time.monotonic() - self.began if self.began is not None else 0.0
         rate = (done - self.start) / elapsed if elapsed > 0 else 0.0
         title = self.name if node is None else f"{self.name}, node {node}"
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.latest.items())

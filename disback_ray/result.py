@@ -85,7 +85,7 @@ class RunResult:
             "report": "report.html", "summary": SUMMARY, "metrics": "metrics.parquet", "config": "config.yaml",
             "generator": "generator", "path": "path", "samples": "samples",
         }  # fmt: skip
-        return {key: f"{self.folder.uri}/{name}" for key, name in names.items()}
+        return {key: (self.folder / name).uri for key, name in names.items()}
 
     @property
     def classes(self) -> int:

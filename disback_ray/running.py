@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from disback_ray.actors.company import Places
-from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe
+from disback_ray.config import ClusterConfig, Recipe, Teacher, Teacher, load_cluster, load_recipe
 from disback_ray.errors import ConfigError, DisbackError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
 from disback_ray.production import Production, Stopped, teacher_folder
@@ -56,6 +56,11 @@ def run(
     if tiny:
         changes = [*tiny_overrides(load_recipe(str(name)), storage / CACHE), *changes]
     plan = load_recipe(str(name), overrides=changes)
+    workers = places_on.roles.teacher_trainer.replicas
+    if isinstance(plan.teacher, Teacher) and workers > plan.teacher.training.batch:
+        raise ConfigError(
+            f"roles.teacher_trainer.replicas: {workers} workers for teacher.training.batch: {plan.teacher.training.batch}"
+        )
     folder = Folder.at(out) if out else storage / plan.name
     done = _open(folder, plan, seed=seed, fresh=fresh)
     if done is not None:

@@ -77,6 +77,7 @@ class OnRay:
 
         def watch(step: int, loss: float) -> bool:
             if step:
+                if step:  # the workers have begun
                 production.watch.step(step, node=None, numbers={"loss": loss})
             return not production.stop.is_set()
 

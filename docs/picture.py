@@ -8,7 +8,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PARTS = {"teacher.png": "teacher, 35 evaluations", "untrained.png": "generator, untrained", "generator.png": "generator, one evaluation"}
+PARTS = {
+    "teacher.png": "teacher, 35 evaluations",
+    "untrained.png": "generator, untrained",
+    "generator.png": "generator, one evaluation",
+}
 
 
 def main(run: Path, out: Path) -> None:

@@ -34,6 +34,7 @@ def plain(text: str) -> str:
 def test_without_a_terminal_a_line_now_and_then(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with OnConsole() as watch:
         watch.stage("recording", steps=50, start=10)
+        clock[0] += 10  # before the first step: no part of the rate
         for second in range(1, 41):
             clock[0] += 1
             watch.step(10 + second, node=2, numbers=NUMBERS)
@@ -41,9 +42,9 @@ def test_without_a_terminal_a_line_now_and_then(clock: list[float], capsys: pyte
     assert said.out == ""
     lines = said.err.splitlines()
     assert lines[0] == "recording …"
-    assert len(lines) == 3, "after 16 and 32 of 40 seconds"
+    assert len(lines) == 4, "after 16, 32 and 48 of 50 seconds"
     assert [re.sub(r" {2,}", "  ", line) for line in lines[1:]] == [
-        f"recording, node 2: {done}/50  1.0/s  {50 - done} s left  fake loss 0.25  field norm 1.5" for done in (26, 42)
+        f"recording, node 2: {done}/50  1.0/s  {50 - done} s left  fake loss 0.25  field norm 1.5" for done in (16, 32, 48)
     ]
 
 

@@ -326,7 +326,9 @@ def head(processes: Any) -> Iterator[Head]:
             assert ray.poll() is None, "it runs as before"
         finally:
             started = processes.started_by(ray.pid) | {ray.pid}
-            for pid in started:  # `ray stop` would stop those of others as well; asked politely, it waits half a minute for actors
+            for (
+                pid
+            ) in started:  # `ray stop` would stop those of others as well; asked politely, it waits half a minute for actors
                 os.kill(pid, signal.SIGKILL)
             ray.wait(30)
     assert not processes.left_of(started)

@@ -64,7 +64,8 @@ def _worker(config: dict[str, Any]) -> None:
                 raise _Stopped
 
     context = get_context()
-    distribute = DistributedDataParallel if context.get_world_size() > 1 else lambda module: module
+    alone = context.get_world_size() == 1
+    distribute = (lambda module: module) if alone else DistributedDataParallel
     try:
         train_teacher(
             config["plan"], config["folder"],
