@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from disback_ray.actors.company import Places
-from disback_ray.config import ClusterConfig, Recipe, Teacher, Teacher, load_cluster, load_recipe
+from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe
 from disback_ray.errors import ConfigError, DisbackError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
 from disback_ray.production import Production, Stopped, teacher_folder

@@ -76,8 +76,7 @@ class OnRay:
         reserved.remove()
 
         def watch(step: int, loss: float) -> bool:
-            if step:
-                if step:  # the workers have begun
+            if step:  # the workers have begun
                 production.watch.step(step, node=None, numbers={"loss": loss})
             return not production.stop.is_set()
 
