@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,3 +191,59 @@ def test_a_damaged_file_is_named(tiny: Any, command: Command, ring8: Path, tmp_p
     assert f"{out}/{name}" in complaints[0]
     assert "Traceback" not in said.err
     assert torch.get_num_threads() == 1
+
+
+# -- over actors --
+
+
+def test_a_role_killed_and_then_the_driver(
+    tiny: Any, ray_cluster: str, left_over: Callable[[str], set[str]], tmp_path: Path
+) -> None:
+    """The first ends the run with one line, the second with none; each time the same command goes on, in the end in one process."""
+    out, more = tmp_path / "run", ["backtracking.steps=500", "checkpoint_every=20", "evaluation.every=500"]
+    words = tiny.arguments(
+        "ring8", out, *(word for setting in [*more, f"cluster.address={ray_cluster}"] for word in ("--set", setting))
+    )
+    command = [str(Path(sys.executable).with_name("disback-ray")), *words]
+
+    def reached() -> int:
+        names = sorted(manifest.parent.name for manifest in out.glob("checkpoints/backtracking-*/manifest.json"))
+        return int(names[-1].rpartition("-")[2]) if names else 0
+
+    def begin(until: int) -> "subprocess.Popen[str]":
+        running = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        end = time.monotonic() + 120
+        while reached() < until:
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return running
+
+    running = begin(20)
+    os.kill(tiny.summary(out)["roles"]["fake_score"]["pid"], signal.SIGKILL)
+    said, complained = running.communicate(timeout=60)
+    *stages, last = complained.splitlines()
+    assert (running.returncode, said) == (2, "")
+    assert all(line.endswith(" …") for line in stages), complained
+    assert last.startswith("disback-ray: a role's process was lost: ")
+    assert "FakeScore" in last
+    assert last.endswith("run the same command again to go on from the last checkpoint")
+    found = tiny.summary(out)
+    assert (found["status"], f"disback-ray: {found['error']}") == ("failed", last)
+    assert "failed" in (out / "report.html").read_text()
+    assert not left_over(ray_cluster)
+
+    before = reached()
+    assert before < 400
+    running = begin(before + 20)
+    roles = {seat["pid"] for seat in tiny.summary(out)["roles"].values()}
+    running.kill()
+    assert running.communicate()[1].endswith("backtracking …\n")
+    assert tiny.summary(out)["status"] == "running"
+    assert not left_over(ray_cluster), "they go with their driver"
+    assert all(not Path(f"/proc/{pid}").exists() for pid in roles)
+
+    assert 0 < reached() < 500
+    tiny.run("ring8", out, *more)
+    tiny.run("ring8", tmp_path / "whole", *more)
+    tiny.assert_equal(out, tmp_path / "whole", pictures=False)

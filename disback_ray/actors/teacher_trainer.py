@@ -113,9 +113,10 @@ def train_on_ray(
     # In a thread: on the main one Ray Train would take Ctrl-C over, and there would be nobody to look at the board.
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    stopped = False
-    while thread.is_alive():
+    stopped, goes_on = False, True
+    while goes_on:
         thread.join(REPORT_SECONDS)
+        goes_on = thread.is_alive()
         (step, loss), failure = ray.get(board.look.remote())
         if not watch(step, loss) and not stopped:
             stopped = True

@@ -69,6 +69,7 @@ def test_a_stage_begins_at_its_node(troupe: Any) -> None:
     troupe.record(cast)
     cast.fake_score.begin(backtracking.STAGE, node=2)
     assert cast.fake_score.digest() == digest(load_node(troupe.path, 2)) != teacher
+    assert not cast.fake_score.learner.optimiser.state_dict()["state"], "the optimiser remembers the stage before"
     cast.fake_score.begin(degradation.STAGE, node=0)
     assert cast.fake_score.digest() == teacher
     with pytest.raises(CheckpointError, match=r"can't read .*node-7.json"):

@@ -93,11 +93,6 @@ def test_a_role_without_a_gpu_sees_none_of_the_machine_s() -> None:
     assert (place_.devices, visible) == ((), "")
 
 
-def test_the_teacher_s_trainer_is_not_placed() -> None:
-    placement = place(cast(teacher={}, teacher_trainer={"gpus": 64, "replicas": 9}), timeout=10)
-    assert placement.describe().count("\n") == 0
-
-
 def test_an_impossible_ask_is_named_and_leaves_nothing_reserved() -> None:
     roles = cast(teacher={}, generator={"gpus": 1, "accelerator": "H100"}, fake_score={})
     began = time.monotonic()
