@@ -348,9 +348,23 @@ def parse(text: str, *, model: type[Model], where: str, overrides: Sequence[str]
         _override(data, override)
     _anchor(data, Path.cwd())
     try:
-        return model.model_validate(data)
+        made = model.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error, data, model)}") from None
+    _refuse_truth_as_number(data, made.model_dump(mode="json", by_alias=True), where=where)
+    return made
+
+
+def _refuse_truth_as_number(written: Any, read: Any, *, where: str, key: str = "") -> None:
+    """To Python, true is 1: pydantic would take `batch: true`. Raises ConfigError."""
+    if isinstance(written, bool) and not isinstance(read, bool):
+        raise ConfigError(f"{where}: {key}: {str(written).lower()}: expected a {type(read).__name__}")
+    if isinstance(written, dict) and isinstance(read, dict):
+        for name in written:
+            _refuse_truth_as_number(written[name], read.get(name), where=where, key=f"{key}.{name}".lstrip("."))
+    elif isinstance(written, list) and isinstance(read, list):
+        for index, (old, new) in enumerate(zip(written, read, strict=True)):
+            _refuse_truth_as_number(old, new, where=where, key=f"{key}.{index}")
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:

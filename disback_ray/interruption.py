@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Stop:
     """Whether somebody asked for a stop."""
@@ -17,6 +19,12 @@ class Stop:
     def is_set(self) -> bool:
         return self._asked
 
+    def listen(self) -> None:
+        """Takes the signals, where Python lets us have them: in the main thread. Again after ray.init, which takes SIGTERM."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._ask)
+
     @contextmanager
     def at_a_good_moment(self) -> Iterator[None]:
         """The block looks at is_set() by itself: the first Ctrl-C in it only asks, the second one interrupts."""
@@ -26,7 +34,7 @@ class Stop:
         finally:
             self._waits = False
 
-    def ask(self, number: int, frame: Any) -> None:
+    def _ask(self, number: int, frame: Any) -> None:
         """The signals' handler. Raises KeyboardInterrupt unless the stop can wait."""
         if self._asked or not self._waits:
             self._asked = True
@@ -36,14 +44,13 @@ class Stop:
 
 @contextmanager
 def interruptible() -> Iterator[Stop]:
-    """Signals go to the Stop until the block ends; where Python lets us have them, in the main thread."""
+    """Signals go to the Stop until the block ends."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    stop.listen()
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -89,6 +89,7 @@ def _produce(
     if not fresh:
         check_teacher(folder, places.teacher)
     with theatre(cluster, in_process=in_process) as stage:
+        stop.listen()
         stage.check(trains_teacher=not is_saved(places.teacher))
         if fresh:
             folder.clear()

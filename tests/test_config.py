@@ -265,3 +265,9 @@ def test_names_that_are_not_shipped() -> None:
     assert "did you mean" not in refusal(recipe="wholly unlike")
     with pytest.raises(ConfigError, match=r"^unknown cluster 'locale'; did you mean 'local'\?; shipped: .*local"):
         load_cluster("locale")
+
+
+@pytest.mark.parametrize("override", ["batch=true", "recording.at=[true,50]", "backtracking.generator.lr=true"])
+def test_true_is_no_number(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"true: expected a (int|float)"):
+        load_recipe("ring8", overrides=[override])

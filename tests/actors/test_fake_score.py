@@ -45,6 +45,14 @@ def test_fit_is_equation_5(troupe: Any, by_class: Callable[[Any], Any]) -> None:
     assert told[0]["fake_loss"] != told[1]["fake_loss"]
 
 
+def test_both_scores_of_equation_8_hear_the_class(troupe: Any, by_class: Callable[[Any], Any]) -> None:
+    cast, sample = opened(by_class(troupe))
+    other = replace(sample, condition=sample.condition.flip(0))
+    assert not torch.equal(other.condition, sample.condition)
+    for role in (cast.fake_score, cast.teacher):
+        assert not torch.equal(role.score(other).score, role.score(sample).score)
+
+
 @pytest.mark.parametrize("weighting", ["dmd", "score_difference"])
 def test_difference_is_equation_8_over_the_batch(troupe: Any, weighting: str) -> None:
     """Both scores at one x_t; the mean over the whole batch, however it is cut."""
