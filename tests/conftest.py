@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,12 @@ class Tiny:
     def summary(self, out: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((out / "summary.json").read_text())
         return found
+
+    def assert_progress(self, lines: list[str]) -> None:
+        """What a run shows without a terminal: its stages, and a line now and then."""
+        shown = re.compile(r"(training the teacher|measuring the \w+|recording|backtracking)( …|.*: \d+/\d+ .*)")
+        assert lines
+        assert all(shown.fullmatch(line) for line in lines), lines
 
     def assert_equal(self, out: Path, other: Path, *, pictures: bool = True) -> None:
         """Weights, nodes, figures and pictures of two whole runs, bit for bit: all but where they ran and how long."""

@@ -361,14 +361,11 @@ def until(there: Callable[[], Any], running: "subprocess.Popen[str]") -> None:
         time.sleep(0.02)
 
 
-STAGES = re.compile(r"(training the teacher|measuring the \w+|recording|backtracking)( …|.*\d+/\d+ .*)")
-
-
-def complete(running: "subprocess.Popen[str]") -> str:
+def complete(running: "subprocess.Popen[str]", tiny: Any) -> str:
     """What a finished run printed; on stderr only its stages, and a line now and then."""
     out, err = running.communicate(timeout=180)
     assert running.returncode == 0, err
-    assert all(STAGES.fullmatch(line) for line in err.splitlines()), err
+    tiny.assert_progress(err.splitlines())
     return out
 
 
@@ -379,7 +376,7 @@ def stopped(running: "subprocess.Popen[str]", folder: Path, tiny: Any) -> None:
     assert (running.returncode, out) == (130, ""), err
     *stages, last = err.splitlines()
     assert last == f"stopped; what is done is kept in {folder}: run the same command again to go on"
-    assert all(STAGES.fullmatch(line) for line in stages), err
+    tiny.assert_progress(stages)
     assert tiny.summary(folder)["status"] == "interrupted"
     assert "interrupted" in (folder / "report.html").read_text()
 
@@ -400,7 +397,7 @@ def test_a_ray_that_somebody_started_from_the_command_line(
     assert not list(kept.glob("ring-*/model.safetensors"))
     assert not left_over(head.address)
 
-    said = complete(begin(command, head.environment, tmp_path))
+    said = complete(begin(command, head.environment, tmp_path), tiny)
     tiny.assert_equal(out, longer)
     assert f"digest {tiny.summary(longer)['digest'][:16]}\nreport: {out}/report.html\n" in said
     assert [entry.name for entry in kept.glob("ring-*/*")] != []
@@ -408,6 +405,7 @@ def test_a_ray_that_somebody_started_from_the_command_line(
     assert not left_over(head.address)
 
 
+@pytest.mark.usefixtures("ring8")  # its teacher is there
 def test_a_ray_that_somebody_started_from_python(
     tiny: Any, head: Head, left_over: Callable[[str], set[str]], tmp_path: Path, command: Command
 ) -> None:
@@ -430,7 +428,8 @@ def test_a_ray_that_somebody_started_from_python(
     assert not left_over(head.address)
 
 
-def test_a_private_ray(tiny: Any, ring8: Path, tmp_path: Path, processes: Any) -> None:
+@pytest.mark.usefixtures("ring8")  # its teacher is there
+def test_a_private_ray(tiny: Any, tmp_path: Path, processes: Any) -> None:
     """Nothing but the command, as a user has it: stopped while it backtracks, gone on with, and nothing left."""
     environment = {**os.environ, "HOME": str(tmp_path)}
     del environment["RAY_AUTH_MODE"]
@@ -450,7 +449,7 @@ def test_a_private_ray(tiny: Any, ring8: Path, tmp_path: Path, processes: Any) -
     running = begin(command, environment, tmp_path)
     until(lambda: tiny.summary(out)["status"] == "running", running)
     started = processes.started_by(running.pid)
-    complete(running)
+    complete(running, tiny)
     assert not processes.left_of(started)
     tiny.run("ring8", tmp_path / "whole", "backtracking.steps=300", "evaluation.every=300")
     tiny.assert_equal(out, tmp_path / "whole")
