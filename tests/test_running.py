@@ -424,7 +424,8 @@ def test_a_ray_that_somebody_started_from_python(
     assert np.array_equal(np.load(tmp_path / "x.npz")["x"], found.generate(9, seed=4).numpy())
     seats = tiny.summary(tmp_path / "run")["roles"]
     assert len({seat["pid"] for seat in seats.values()} | {os.getpid()}) == 6
-    assert {(seat["node"], tuple(seat["devices"])) for seat in seats.values()} == {("127.0.0.1", ())}
+    assert len({seat["node_id"] for seat in seats.values()}) == 1  # its address may be the machine's or loopback's
+    assert not any(seat["devices"] for seat in seats.values())
     assert not left_over(head.address)
 
 
