@@ -6,8 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Interrupting(OnConsole):
         self._interrupt(self.name, done)
 
     def _interrupt(self, name: str, done: int) -> None:
-        if (name, done) == (self.stage_name, self.done):
+        if name == self.stage_name and done >= self.done:
             while self.signals:
                 os.kill(os.getpid(), self.signals.pop())
 
@@ -66,12 +67,12 @@ Play = Callable[..., tuple[Any, Interrupting]]
 @pytest.fixture
 def play(command: Command, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     """Runs the command, with signals at a moment; the same command whenever it is called."""
-    words = tiny.arguments("ring8", tmp_path / "run", "--in-process", "--set", f"cluster.storage={tmp_path}/storage")
+    words = tiny.arguments("ring8", tmp_path / "run", "--set", f"cluster.storage={tmp_path}/storage")
 
-    def once(stage: str = "", done: int = 0, *signals: int) -> tuple[Any, Interrupting]:
+    def once(stage: str = "", done: int = 0, *signals: int, more: Sequence[str] = ("--in-process",)) -> tuple[Any, Interrupting]:
         watch = Interrupting(stage, done, list(signals))
         monkeypatch.setattr(running, "OnConsole", lambda: watch)
-        return command(*words), watch
+        return command(*words, *more), watch
 
     return once
 
@@ -196,56 +197,96 @@ def test_a_damaged_file_is_named(tiny: Any, command: Command, ring8: Path, tmp_p
 # -- over actors --
 
 
-@pytest.mark.usefixtures("ring8")  # its teacher is there
-def test_a_role_killed_and_then_the_driver(
-    tiny: Any, ray_cluster: str, left_over: Callable[[str], set[str]], tmp_path: Path
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Train's own, at every start
+def test_stopped_while_ray_train_trains_the_teacher(
+    tiny: Any, play: Play, ray_cluster: str, left_over: Callable[[str], set[str]], tmp_path: Path
 ) -> None:
-    """The first ends the run with one line, the second with none; each time the same command goes on, in the end in one process."""
+    out, kept = tmp_path / "run", tmp_path / "storage" / "teachers"
+    teacher = ["--set", "teacher.training.steps=2400"]  # long enough for a stop on the way: it is kept after each 240 steps
+    said, watch = play("training the teacher", 240, signal.SIGINT, more=[*teacher, "--set", f"cluster.address={ray_cluster}"])
+    assert not watch.signals
+    assert (said.status, said.out) == (130, "")
+    assert said.err.splitlines()[-1] == f"stopped; what is done is kept in {out}: run the same command again to go on"
+    tiny.assert_progress(said.err.splitlines()[:-1])
+    assert tiny.summary(out)["status"] == "interrupted"
+    assert {file.name for file in kept.glob("ring-*/*")} == {"unfinished.safetensors"}
+    assert not left_over(ray_cluster)
+
+    said, watch = play(more=[*teacher, "--in-process"])
+    assert said.status == 0
+    assert watch.seen["training the teacher"] % 240 == 1
+    assert watch.seen["training the teacher"] > 240
+    tiny.run("ring8", tmp_path / "whole", "teacher.training.steps=2400")
+    tiny.assert_equal(out, tmp_path / "whole", pictures=False)
+
+
+@pytest.mark.usefixtures("ring8")  # its teacher is there
+def test_over_actors_a_role_is_killed_the_run_interrupted_and_the_driver_killed(
+    tiny: Any,
+    command: Command,
+    ray_cluster: str,
+    left_over: Callable[[str], set[str]],
+    processes: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each time the same command goes on; in the end in one process."""
     out, more = tmp_path / "run", ["backtracking.steps=500", "checkpoint_every=20", "evaluation.every=500"]
     words = tiny.arguments(
         "ring8", out, *(word for setting in [*more, f"cluster.address={ray_cluster}"] for word in ("--set", setting))
     )
-    command = [str(Path(sys.executable).with_name("disback-ray")), *words]
 
     def reached() -> int:
         names = sorted(manifest.parent.name for manifest in out.glob("checkpoints/backtracking-*/manifest.json"))
         return int(names[-1].rpartition("-")[2]) if names else 0
 
-    def begin(until: int) -> "subprocess.Popen[str]":
-        running = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def wait_until(step: int) -> None:
         end = time.monotonic() + 120
-        while reached() < until:
-            assert running.poll() is None, running.communicate()
-            assert time.monotonic() < end
+        while reached() < step and time.monotonic() < end:
             time.sleep(0.01)
-        return running
 
-    running = begin(20)
-    os.kill(tiny.summary(out)["roles"]["fake_score"]["pid"], signal.SIGKILL)
-    said, complained = running.communicate(timeout=60)
-    *stages, last = complained.splitlines()
-    assert running.returncode == 2
-    assert "report: " not in said, "what is there is Ray's own notice"
+    def kill_a_role() -> None:
+        wait_until(20)
+        os.kill(tiny.summary(out)["roles"]["fake_score"]["pid"], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_a_role, daemon=True)
+    killer.start()
+    said = command(*words)
+    killer.join()
+    *stages, last = said.err.splitlines()
+    assert said.status == 2
     tiny.assert_progress(stages)
     assert last.startswith("disback-ray: a role's process was lost: ")
     assert "FakeScore" in last
     assert last.endswith("run the same command again to go on from the last checkpoint")
-    found = tiny.summary(out)
-    assert (found["status"], f"disback-ray: {found['error']}") == ("failed", last)
+    assert (tiny.summary(out)["status"], f"disback-ray: {tiny.summary(out)['error']}") == ("failed", last)
     assert "failed" in (out / "report.html").read_text()
     assert not left_over(ray_cluster)
 
+    moment = reached() + 30
+    assert 50 <= moment < 300
+    watch = Interrupting("backtracking", moment, [signal.SIGTERM])  # ray.init takes this one for itself
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "OnConsole", lambda: watch)
+        said = command(*words)
+    assert watch.starts == {"backtracking": moment - 30}
+    assert (said.status, said.out) == (130, "")
+    assert said.err.splitlines()[-1] == f"stopped; what is done is kept in {out}: run the same command again to go on"
+    assert moment <= reached() <= moment + 2
+    assert not left_over(ray_cluster)
+
     before = reached()
-    assert before < 400
-    running = begin(before + 20)
-    roles = {seat["pid"] for seat in tiny.summary(out)["roles"].values()}
-    running.kill()
-    assert running.communicate()[1].endswith("backtracking …\n")
+    pipe, installed = subprocess.PIPE, str(Path(sys.executable).with_name("disback-ray"))
+    with subprocess.Popen([installed, *words], text=True, stdout=pipe, stderr=pipe) as driver:
+        wait_until(before + 20)
+        roles = {seat["pid"] for seat in tiny.summary(out)["roles"].values()}
+        driver.kill()
+        assert driver.communicate() == ("", "backtracking …\n")
     assert tiny.summary(out)["status"] == "running"
     assert not left_over(ray_cluster), "they go with their driver"
-    assert all(not Path(f"/proc/{pid}").exists() for pid in roles)
+    assert not processes.left_of(roles)
+    assert before < reached() < 500
 
-    assert 0 < reached() < 500
     tiny.run("ring8", out, *more)
     tiny.run("ring8", tmp_path / "whole", *more)
     tiny.assert_equal(out, tmp_path / "whole", pictures=False)
