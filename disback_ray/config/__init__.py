@@ -1,0 +1,26 @@
+"""recipe.yaml and cluster.yaml → frozen models."""
+
+from disback_ray.config.cluster import ClusterConfig, RoleResources, Roles
+from disback_ray.config.loading import load_cluster, load_recipe, recipe_text, shipped
+from disback_ray.config.parsing import parse
+from disback_ray.config.recipe import Backtracking, Evaluation, Recipe, Recording, Student
+from disback_ray.config.teacher import Teacher, TeacherFile, TeacherTraining
+
+__all__ = [
+    "Backtracking",
+    "ClusterConfig",
+    "Evaluation",
+    "Recipe",
+    "Recording",
+    "RoleResources",
+    "Roles",
+    "Student",
+    "Teacher",
+    "TeacherFile",
+    "TeacherTraining",
+    "load_cluster",
+    "load_recipe",
+    "parse",
+    "recipe_text",
+    "shipped",
+]

@@ -1,0 +1,59 @@
+"""cluster.yaml: where Ray is, what each role gets, where runs are stored."""
+
+import math
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import Field, model_validator
+
+from disback_ray.algorithms.noise import Positive
+from disback_ray.config.base import Frozen
+from disback_ray.networks.spec import Count
+
+
+class RoleResources(Frozen):
+    """What one role gets. gpus None: one each where the cluster has enough, an equal share where not, 0 where there are none."""
+
+    gpus: Annotated[float, Ge(0), Lt(math.inf)] | None = None
+    cpus: Annotated[float, Gt(0), Lt(math.inf)] = 0.25
+    accelerator: str | None = None
+    replicas: Count = 1
+    share: Literal["teacher", "path_node", "fake_score", "generator", "evaluator"] | None = Field(
+        default=None, validation_alias="with", serialization_alias="with"
+    )
+
+    @property
+    def threads(self) -> int:
+        """Of torch, in the role's process."""
+        return max(1, int(self.cpus))
+
+
+class Roles(Frozen):
+    """One block a role. teacher_trainer: the workers of Ray Train, `replicas` of them, before the cast is placed."""
+
+    teacher: RoleResources = RoleResources()
+    path_node: RoleResources = RoleResources()
+    fake_score: RoleResources = RoleResources()
+    generator: RoleResources = RoleResources()
+    evaluator: RoleResources = RoleResources(gpus=0)
+    teacher_trainer: RoleResources = RoleResources(cpus=1)
+
+    def by_name(self) -> dict[str, RoleResources]:
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Roles":
+        for name in ("fake_score", "generator", "evaluator"):
+            if getattr(self, name).replicas != 1:
+                raise ValueError(f"{name}.replicas: {getattr(self, name).replicas}; this role holds the weights: 1")
+        return self
+
+
+class ClusterConfig(Frozen):
+    """cluster.yaml: where Ray is, what each role gets, where runs are stored."""
+
+    address: str = "local"
+    storage: str = "runs"
+    placement_timeout: Positive = 120.0
+    recipe: str | None = None
+    roles: Roles = Roles()

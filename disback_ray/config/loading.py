@@ -1,0 +1,61 @@
+"""Recipes and cluster files by name or file."""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from disback_ray.config.cluster import ClusterConfig
+from disback_ray.config.complaints import nearest
+from disback_ray.config.parsing import Model, parse
+from disback_ray.config.recipe import Recipe
+from disback_ray.errors import ConfigError
+
+SHIPPED = resources.files("disback_ray") / "configs"
+
+
+def shipped(folder: Literal["recipes", "clusters"]) -> list[str]:
+    """Names of the recipes or cluster files that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in (SHIPPED / folder).iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe's name or a YAML file, with `key=value` overrides. Raises ConfigError."""
+    recipe = _load(name, folder="recipes", model=Recipe, overrides=overrides)
+    assert recipe.switches  # checks the nodes against the steps
+    return recipe
+
+
+def load_cluster(name: str | Path | ClusterConfig | None, *, overrides: Sequence[str] = ()) -> ClusterConfig:
+    """A shipped cluster file's name, a YAML file (None: `local`) or settings, with `key=value` overrides. Raises ConfigError."""
+    if isinstance(name, ClusterConfig):
+        text = yaml.safe_dump(name.model_dump(mode="json", by_alias=True))
+        return parse(text, model=ClusterConfig, where="cluster", overrides=overrides)
+    return _load(str(name or "local"), folder="clusters", model=ClusterConfig, overrides=overrides)
+
+
+def recipe_text(name: str) -> str:
+    """A shipped recipe, or a YAML file, as it is written. Raises ConfigError."""
+    return _text(name, folder="recipes")
+
+
+def _load(name: str, *, folder: Literal["recipes", "clusters"], model: type[Model], overrides: Sequence[str]) -> Model:
+    beside = Path.cwd() if name in shipped(folder) else Path(name).expanduser().absolute().parent
+    return parse(_text(name, folder=folder), model=model, where=name, overrides=overrides, beside=beside)
+
+
+def _text(name: str, *, folder: Literal["recipes", "clusters"]) -> str:
+    known = shipped(folder)
+    if name in known:
+        return (SHIPPED / folder / f"{name}.yaml").read_text("utf-8")
+    if not name.endswith((".yaml", ".yml")) and "/" not in name:
+        raise ConfigError(
+            f"unknown {folder[:-1]} {name!r}{nearest(name, known)}; shipped: {', '.join(known)}; or name a .yaml file"
+        )
+    try:
+        return Path(name).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"{name}: {reason}") from None

@@ -1,0 +1,134 @@
+"""recipe.yaml: one experiment."""
+
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Lt, MinLen
+from pydantic import Field, model_validator
+
+from disback_ray.algorithms import path
+from disback_ray.algorithms.losses import Weighting
+from disback_ray.algorithms.noise import KarrasNoise, LogNormalNoise, Positive
+from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.config.base import AnyNoise, Frozen, Whole, check_order, refuse_unknown_keys
+from disback_ray.config.teacher import AnyTeacher, Teacher, TeacherFile
+from disback_ray.data.sources import DigitsData, GridData, NoData, PointsData, RingData
+from disback_ray.evaluation.digit_judge import FEATURES
+from disback_ray.networks.spec import Count, MLPSpec, ResNetMLPSpec
+
+refuse_unknown_keys(DigitsData, RingData, GridData, NoData, MLPSpec)
+
+AnyData = Annotated[DigitsData | RingData | GridData | NoData, Field(discriminator="kind")]
+
+
+class Student(Frozen):
+    """network: 'teacher' (same network, same first weights) or one of its own with random weights.
+
+    sigma_init: G(z) = D(σ_init z, σ_init). ema: the decay of the weights' moving average, which samples are drawn with; 0 for none.
+    """
+
+    network: Literal["teacher"] | MLPSpec = "teacher"
+    sigma_init: Positive = 80.0
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+
+
+class Recording(Frozen):
+    """Algorithm 1. A node every `every` steps, or after the steps that `at` names. steps 0: no path, the paper's 'w/o trajectory'."""
+
+    steps: Whole = 200
+    every: Count | None = None
+    at: tuple[Count, ...] | None = None
+    optimiser: OptimiserSettings
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recording":
+        if self.every is not None and self.at is not None:
+            raise ValueError(f"every: {self.every}, and at: {list(self.at)}: give one of them, and null for the other")
+        return self
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        return path.node_marks(self.steps, every=self.every, at=self.at)
+
+
+class Backtracking(Frozen):
+    """Algorithm 2. steps_per_node: for the nodes N-1 … 1 in this order; the teacher has what remains of `steps`."""
+
+    steps: Count
+    steps_per_node: Count | Annotated[tuple[Count, ...], MinLen(1)]
+    generator: OptimiserSettings
+    fake_score: OptimiserSettings
+    fake_updates: Count = 1
+    weighting: Weighting = "dmd"
+    noise: AnyNoise = KarrasNoise()
+
+
+class Evaluation(Frozen):
+    """every: steps between two measurements while training; samples: of the generator, for each; pictures: how many to show."""
+
+    every: Count = 50
+    samples: Annotated[int, Ge(2)] | None = None
+    pictures: Count = 100
+
+
+class Recipe(Frozen):
+    """recipe.yaml: one experiment. checkpoint_every: steps between two points to go on from."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    summary: str
+    data: AnyData
+    teacher: AnyTeacher
+    student: Student = Student()
+    batch: Count
+    micro_batches: Count = 1
+    fit_noise: AnyNoise = LogNormalNoise()
+    recording: Recording
+    backtracking: Backtracking
+    evaluation: Evaluation = Evaluation()
+    checkpoint_every: Count = 100
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.batch % self.micro_batches:
+            raise ValueError(f"micro_batches: {self.micro_batches} don't divide batch, {self.batch}")
+        check_order(self.fit_noise, "fit_noise")
+        check_order(self.backtracking.noise, "backtracking.noise")
+        if isinstance(self.teacher, TeacherFile):
+            self._check_without_data()
+        else:
+            self._check_with_data(self.teacher)
+        return self
+
+    def _check_with_data(self, teacher: Teacher) -> None:
+        if isinstance(self.data, NoData):
+            raise ValueError("data.kind: none is for a teacher from a file (teacher.checkpoint); this one is trained on data")
+        points = isinstance(self.data, PointsData)
+        if points != isinstance(teacher.network, ResNetMLPSpec):
+            raise ValueError(f"teacher.network.kind: {teacher.network.kind} is not for data of kind {self.data.kind}")
+        if teacher.exact_score and not points:
+            raise ValueError(f"teacher.exact_score: no exact score is known for data of kind {self.data.kind}")
+        if not points and self.evaluation.samples is not None and self.evaluation.samples <= FEATURES:
+            raise ValueError(f"evaluation.samples: {self.evaluation.samples}; the judge has {FEATURES} features: more are needed")
+        try:
+            with torch.device("meta"):
+                teacher.network.build(self.data.shape, classes=self.data.classes)
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise ValueError(f"teacher.network: can't be built for samples of shape {self.data.shape}: {error}") from None
+        if isinstance(self.student.network, MLPSpec) and not points:
+            raise ValueError(f"student.network.kind: mlp is not for data of kind {self.data.kind}")
+        check_order(teacher.training.noise, "teacher.training.noise")
+
+    def _check_without_data(self) -> None:
+        if not isinstance(self.data, NoData):
+            raise ValueError(
+                f"data.kind: {self.data.kind}: a teacher from a file brings its own shape; give data: {{kind: none}}"
+            )
+        if isinstance(self.student.network, MLPSpec):
+            raise ValueError("student.network.kind: mlp is for points, and a teacher from a file makes images")
+        if self.evaluation.samples is not None:
+            raise ValueError(f"evaluation.samples: {self.evaluation.samples}: without data nothing is measured; leave it out")
+
+    @property
+    def switches(self) -> tuple[path.Switch, ...]:
+        """Algorithm 2's targets. Raises ConfigError where they don't fit the steps."""
+        return path.switches(len(self.recording.marks), self.backtracking.steps_per_node, total=self.backtracking.steps)
