@@ -33,7 +33,7 @@ class FakeScoreSettings:
     """stages: recording and backtracking; score_noise: of Eq. (8); fit_noise: of Eqs. (5) and (7); weighting: w(t)."""
 
     stages: dict[str, StageSettings]
-    sigma_data: float
+    sigma_data: float | None
     score_noise: NoiseLaw
     fit_noise: NoiseLaw
     weighting: Weighting

@@ -24,12 +24,13 @@ def score_of(denoiser: Callable[..., Tensor], x_t: Tensor, sigma: Tensor, *, con
     return score(denoiser(x_t, sigma, condition), x_t, sigma)
 
 
-def denoising_loss(denoised: Tensor, x0: Tensor, sigma: Tensor, *, sigma_data: float) -> Tensor:
+def denoising_loss(denoised: Tensor, x0: Tensor, sigma: Tensor, *, sigma_data: float | None) -> Tensor:
     """Eqs. (5) and (7) as each sample's loss: [B]; the mean over all axes but the batch of λ_D (D - x_0)².
 
     ‖s_φ - ∇ log q(x_t | x_0)‖² = ‖D - x_0‖² / σ⁴, and EDM's weighting λ_D = 1/σ² + 1/σ_data² makes λ(t) = σ⁴ λ_D.
+    sigma_data None: λ_D = 1/σ², which is DDPM's loss of ε (Ho et al. 2020, Eq. 14).
     """
-    weight = sigma**-2 + sigma_data**-2
+    weight = sigma**-2 if sigma_data is None else sigma**-2 + sigma_data**-2
     return weight * (denoised - x0).square().flatten(1).mean(1)
 
 

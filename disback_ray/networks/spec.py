@@ -81,13 +81,14 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
 class DenoiserSpec:
     """A preconditioned network D(x, σ, condition). shape: one sample's, such as (1, 8, 8); classes: 0 where unconditional.
 
-    sigma_data: the data's standard deviation, of EDM's preconditioning and of the weights in Eq. (5).
+    sigma_data: the data's standard deviation, of EDM's preconditioning and of the weights in Eq. (5); None for the weights of DDPM,
+    where the network brings its own preconditioning.
     """
 
     network: NetworkSpec
     shape: tuple[int, ...]
     classes: int
-    sigma_data: Positive
+    sigma_data: Positive | None
 
     def build(self, *, seed: int = 0) -> nn.Module:
         """The denoiser with the initial weights that `seed` gives, in `eval` mode: no dropout, so that a step can be replayed."""
@@ -96,6 +97,7 @@ class DenoiserSpec:
             network = self.network.build(self.shape, classes=self.classes)
         if isinstance(network, Preconditioning):
             return network.eval()
+        assert self.sigma_data is not None, "only a network with its own preconditioning has none"
         return EDMPrecond(network, sigma_data=self.sigma_data, label_dim=self.classes).eval()
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""The noise schedule of a VP model (DDPM, Ho et al. 2020): x_vp = α_t x_0 + σ_t ε, α_t² = ᾱ_t, σ_t² = 1 - ᾱ_t, at t = 0 … T - 1.
+
+Here all noise is VE. x_vp / α_t = x_0 + σ ε with σ = σ_t / α_t: so a schedule is a table of σ, and its times are found from them.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor
+
+Beta = Annotated[float, Gt(0), Lt(1)]
+SNAP = 1e-3
+"""A time so near to a whole one is that one: what float32 does to σ is worth 2e-5 of a step, and to diffusers' own tables 5e-4."""
+
+
+@dataclass(frozen=True)
+class VPSchedule:
+    """β_t from `beta_start` to `beta_end` in `steps` steps.
+
+    kind: β is linear in t (DDPM), √β is (`scaled_linear`, Stable Diffusion), or ᾱ is a cosine (Nichol and Dhariwal 2021, Eq. 17;
+    it needs no ends). betas: a table in place of all that.
+    """
+
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
+    steps: Annotated[int, Ge(2)] = 1000
+    kind: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    betas: tuple[float, ...] | None = None
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ_t: [T], float64, falling."""
+        return (1 - _betas(self)).cumprod(0)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """σ_t / α_t: [T], float64, rising."""
+        return _log_sigmas(self, torch.device("cpu")).exp()
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.sigmas[0])
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.sigmas[-1])
+
+    def sigma(self, time: Tensor) -> Tensor:
+        """σ at times of 0 … T - 1, ln σ linear between two whole ones: same shape, float64."""
+        table = _log_sigmas(self, time.device)
+        t = time.double().clamp(0, len(table) - 1)
+        below = t.floor().long().clamp(max=len(table) - 2)
+        return torch.lerp(table[below], table[below + 1], t - below).exp()
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """The inverse: the time of σ, in 0 … T - 1, same shape, float64. Beyond the table it is the end's.
+
+        Between two times ln σ is linear, as in k-diffusion: networks know time by a smooth embedding, and one that is told the
+        nearest whole time would remove up to half a step's noise too much or too little.
+        """
+        table = _log_sigmas(self, sigma.device)
+        log = sigma.double().log().clamp(table[0], table[-1])
+        above = torch.searchsorted(table, log.contiguous()).clamp(1, len(table) - 1)
+        low, high = table[above - 1], table[above]
+        t = above - 1 + (log - low) / (high - low)
+        return torch.where((t - t.round()).abs() < SNAP, t.round(), t)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """The table's level that is nearest in time: same shape and type."""
+        return self.sigma(self.time(sigma).round()).to(sigma.dtype)
+
+
+# Tables are made once for a schedule and a device; on the CPU whatever torch's default device is (`meta`, where weights are to come).
+@lru_cache(maxsize=32)
+def _betas(schedule: VPSchedule) -> Tensor:
+    on = {"dtype": torch.float64, "device": torch.device("cpu")}
+    if schedule.betas is not None:
+        return torch.tensor(schedule.betas, **on)  # type: ignore[arg-type]
+    if schedule.kind == "cosine":
+        times = torch.arange(schedule.steps + 1, **on) / schedule.steps  # type: ignore[arg-type]
+        bars = ((times + 0.008) / 1.008 * math.pi / 2).cos().square()
+        return (1 - bars[1:] / bars[:-1]).clamp(max=0.999)
+    power = 2 if schedule.kind == "scaled_linear" else 1
+    ends = schedule.beta_start ** (1 / power), schedule.beta_end ** (1 / power)
+    return torch.linspace(*ends, schedule.steps, **on) ** power  # type: ignore[arg-type, no-any-return]
+
+
+@lru_cache(maxsize=64)
+def _log_sigmas(schedule: VPSchedule, device: torch.device) -> Tensor:
+    bars = (1 - _betas(schedule)).cumprod(0)
+    return (((1 - bars) / bars).log() / 2).to(device)
