@@ -39,7 +39,7 @@ class VPSchedule:
     @property
     def sigmas(self) -> Tensor:
         """σ_t / α_t: [T], float64, rising."""
-        return _log_sigmas(self, torch.device("cpu")).exp()
+        return _log_sigmas(self, CPU).exp()
 
     @property
     def sigma_min(self) -> float:
@@ -75,18 +75,20 @@ class VPSchedule:
 
 
 # Tables are made once for a schedule and a device; on the CPU whatever torch's default device is (`meta`, where weights are to come).
+CPU = torch.device("cpu")
+
+
 @lru_cache(maxsize=32)
 def _betas(schedule: VPSchedule) -> Tensor:
-    on = {"dtype": torch.float64, "device": torch.device("cpu")}
     if schedule.betas is not None:
-        return torch.tensor(schedule.betas, **on)  # type: ignore[arg-type]
+        return torch.tensor(schedule.betas, dtype=torch.float64, device=CPU)
     if schedule.kind == "cosine":
-        times = torch.arange(schedule.steps + 1, **on) / schedule.steps  # type: ignore[arg-type]
+        times = torch.linspace(0, 1, schedule.steps + 1, dtype=torch.float64, device=CPU)
         bars = ((times + 0.008) / 1.008 * math.pi / 2).cos().square()
         return (1 - bars[1:] / bars[:-1]).clamp(max=0.999)
-    power = 2 if schedule.kind == "scaled_linear" else 1
-    ends = schedule.beta_start ** (1 / power), schedule.beta_end ** (1 / power)
-    return torch.linspace(*ends, schedule.steps, **on) ** power  # type: ignore[arg-type, no-any-return]
+    power = 2.0 if schedule.kind == "scaled_linear" else 1.0
+    low, high = schedule.beta_start ** (1 / power), schedule.beta_end ** (1 / power)
+    return torch.linspace(low, high, schedule.steps, dtype=torch.float64, device=CPU).pow(power)
 
 
 @lru_cache(maxsize=64)
