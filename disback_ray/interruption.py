@@ -2,17 +2,21 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LATER = "stopping after this step, with all that is done kept; once more (Ctrl-C) to stop at once"
+NOW = "stopping"
 
 
 class Stop:
     """Whether somebody asked for a stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """say: tells them at once that they were heard; called by the signal's handler, wherever that interrupts."""
+        self._say = say
         self._asked = False
         self._waits = False
 
@@ -36,16 +40,17 @@ class Stop:
 
     def _ask(self, number: int, frame: Any) -> None:
         """The signals' handler. Raises KeyboardInterrupt unless the stop can wait."""
-        if self._asked or not self._waits:
-            self._asked = True
-            raise KeyboardInterrupt
+        can_wait = self._waits and not self._asked
         self._asked = True
+        self._say(LATER if can_wait else NOW)
+        if not can_wait:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def interruptible() -> Iterator[Stop]:
-    """Signals go to the Stop until the block ends."""
-    stop = Stop()
+def interruptible(say: Callable[[str], None] = lambda text: None) -> Iterator[Stop]:
+    """Signals go to the Stop until the block ends. say: see Stop."""
+    stop = Stop(say)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     stop.listen()
     try:

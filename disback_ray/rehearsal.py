@@ -47,7 +47,7 @@ class Rehearsal:
         seen = self.summary.metrics if self.measured else {picture["file"] for picture in self.summary.pictures}
         if ("untrained" if self.measured else "samples/untrained.png") in seen:
             return
-        self.production.watch.stage("measuring the teacher" if self.measured else "drawing from the teacher", steps=1)
+        self.production.watch.stage("measuring the teacher" if self.measured else "drawing from the teacher")
         teacher = self.recipe.teacher
         sampling: dict[str, Any] = {"seed": self.seed, "steps": teacher.sampling_steps}
         figures: dict[str, Any] = {}
@@ -97,7 +97,7 @@ class Rehearsal:
 
     def evaluate(self) -> None:
         """The final generator, its pictures and its weights."""
-        self.production.watch.stage("measuring the generator" if self.measured else "drawing from the generator", steps=1)
+        self.production.watch.stage("measuring the generator" if self.measured else "drawing from the generator")
         final = self.evaluator.measure(self._drawn()) if self.measured else None
         self._generator_picture("generator", "The generator, one step")
         if self.of_points:

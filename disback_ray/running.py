@@ -63,9 +63,10 @@ def run(
         )
     folder = Folder.at(out) if out else storage / plan.name
     done = _open(folder, plan, seed=seed, fresh=fresh)
-    if done is not None:
-        return done
-    with OnConsole() if progress else contextlib.nullcontext(Silent()) as watch, interruptible() as stop:
+    with OnConsole() if progress else contextlib.nullcontext(Silent()) as watch, interruptible(watch.interject) as stop:
+        if done is not None:
+            watch.say(f"{folder.uri} holds this run, complete: nothing to do (--fresh runs it anew, --out elsewhere)")
+            return done
         return _produce(plan, places_on, folder, storage, seed=seed, in_process=in_process, fresh=fresh, watch=watch, stop=stop)
 
 
@@ -88,7 +89,7 @@ def _produce(
     places = Places(teacher_folder(recipe, cache), folder, cache)
     if not fresh:
         check_teacher(folder, places.teacher)
-    with theatre(cluster, in_process=in_process) as stage:
+    with theatre(cluster, in_process=in_process, watch=watch) as stage:
         stop.listen()
         stage.check(trains_teacher=not is_saved(places.teacher))
         if fresh:

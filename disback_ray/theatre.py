@@ -13,6 +13,7 @@ from disback_ray.actors.session import attach
 from disback_ray.actors.teacher_trainer import train_on_ray
 from disback_ray.config import ClusterConfig, RoleResources
 from disback_ray.production import Production, Stopped, teacher_plan
+from disback_ray.progress import Watcher
 from disback_ray.teachers.training import train_teacher
 
 LOCAL_PLACEMENT_SECONDS = 10.0
@@ -50,19 +51,22 @@ class InProcess:
         train_teacher(teacher_plan(production.recipe), production.places.teacher, report=report)
 
     def cast(self, production: Production) -> Company:
+        production.watch.stage("building the cast")
         return in_process(production.recipe, production.places, self.roles, seed=production.seed)
 
 
 class OnRay:
     """Actors on a Ray cluster."""
 
-    def __init__(self, cluster: ClusterConfig, *, private: bool) -> None:
+    def __init__(self, cluster: ClusterConfig, watch: Watcher, *, private: bool) -> None:
+        self.watch = watch
         self.roles = cluster.roles.by_name()
         self.timeout = min(cluster.placement_timeout, LOCAL_PLACEMENT_SECONDS) if private else cluster.placement_timeout
         self.placement: Placement | None = None
 
     def check(self, *, trains_teacher: bool) -> None:
         """Reserves the cast's devices, so that what can't be placed is said before anything is written. Raises PlacementError."""
+        self.watch.stage("placing the cast")
         if trains_teacher:
             place({"teacher_trainer": self.roles["teacher_trainer"]}, timeout=self.timeout).remove()
         self.placement = place(_cast(self.roles), timeout=self.timeout)
@@ -86,8 +90,11 @@ class OnRay:
 
     def cast(self, production: Production) -> Company:
         """Raises PlacementError, ClusterError, and what building a role raises."""
+        self.watch.stage("placing the cast")
         if self.placement is None:
             self.placement = place(_cast(self.roles), timeout=self.timeout)
+        for line in self.placement.describe():
+            self.watch.say(line)
         return on_ray(production.recipe, production.places, self.roles, self.placement, seed=production.seed)
 
     def close(self) -> None:
@@ -104,14 +111,15 @@ def _cast(roles: dict[str, RoleResources]) -> dict[str, RoleResources]:
 
 
 @contextmanager
-def theatre(cluster: ClusterConfig, *, in_process: bool) -> Iterator[Theatre]:
+def theatre(cluster: ClusterConfig, *, in_process: bool, watch: Watcher) -> Iterator[Theatre]:
     """The place for a run, until the block ends. Raises ConfigError where the roles contradict one another, ClusterError without Ray."""
     check(_cast(cluster.roles.by_name()))
     if in_process:
         yield InProcess(cluster)
         return
+    watch.stage("starting Ray" if cluster.address == "local" else f"connecting to Ray at {cluster.address}")
     with attach(cluster.address) as session:
-        stage = OnRay(cluster, private=session.owned)
+        stage = OnRay(cluster, watch, private=session.owned)
         try:
             yield stage
         finally:

@@ -140,8 +140,11 @@ class Tiny:
         return found
 
     def assert_progress(self, lines: list[str]) -> None:
-        """What a run shows without a terminal: its stages, and a line now and then."""
-        shown = re.compile(r"(training the teacher|measuring the \w+|recording|backtracking)( …|.*: \d+/\d+ .*)")
+        """What a run over Ray shows without a terminal: its stages, where the cast is, and a line now and then."""
+        counted, waits = "training the teacher|recording|backtracking", "starting Ray|connecting to Ray at .+|placing the cast"
+        shown = re.compile(
+            rf"({counted}|{waits}|measuring the \w+) …|({counted}).*: \d+/\d+( .*)?|on \S+: .*teacher.*generator.*"
+        )
         assert lines
         assert all(shown.fullmatch(line) for line in lines), lines
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from disback_ray import pictures, running
+from disback_ray.interruption import LATER, NOW
 from disback_ray.progress import OnConsole
 from disback_ray.storage import Folder
 
@@ -45,7 +46,7 @@ class Interrupting(OnConsole):
     def __post_init__(self) -> None:
         OnConsole.__init__(self)
 
-    def stage(self, name: str, *, steps: int, start: int = 0) -> None:
+    def stage(self, name: str, *, steps: int | None = None, start: int = 0) -> None:
         super().stage(name, steps=steps, start=start)
         self.starts[name] = start
         self._interrupt(name, 0)
@@ -103,7 +104,9 @@ def test_stopped_in_every_stage_it_goes_on_each_time(play: Play, ring8: Path, ti
         assert not watch.signals, f"{stage} was not reached"
         assert said.status == 130
         assert said.out == ""
-        assert said.err.splitlines()[-1] == f"stopped; what is done is kept in {out}: run the same command again to go on"
+        *_, heard, last = said.err.splitlines()
+        assert last == f"stopped; what is done is kept in {out}: run the same command again to go on"
+        assert heard == (LATER if done and len(signals) == 1 else NOW), "said at once"
         assert "Traceback" not in said.err
         assert tiny.summary(out)["status"] == "interrupted"
         assert tiny.summary(out)["error"] is None
@@ -120,7 +123,7 @@ def test_stopped_in_every_stage_it_goes_on_each_time(play: Play, ring8: Path, ti
     assert "recording" not in went_on[5].starts
     assert went_on[5].starts["backtracking"] in (7, 8)
     assert went_on[6].starts["backtracking"] == 10, "the last checkpoint before the second Ctrl-C"
-    assert watch.starts == {"backtracking": 12, "measuring the generator": 0}
+    assert watch.starts == {"building the cast": 0, "backtracking": 12, "measuring the generator": 0}
 
 
 def test_once_stopped_a_run_tells_of_what_is_there(play: Play, tiny: Any, tmp_path: Path) -> None:
@@ -207,7 +210,8 @@ def test_stopped_while_ray_train_trains_the_teacher(
     assert not watch.signals
     assert (said.status, said.out) == (130, "")
     assert said.err.splitlines()[-1] == f"stopped; what is done is kept in {out}: run the same command again to go on"
-    tiny.assert_progress(said.err.splitlines()[:-1])
+    assert said.err.splitlines()[-2] == LATER, "said at once"
+    tiny.assert_progress(said.err.splitlines()[:-2])
     assert tiny.summary(out)["status"] == "interrupted"
     assert {file.name for file in kept.glob("ring-*/*")} == {"unfinished.safetensors"}
     assert not left_over(ray_cluster)
@@ -269,7 +273,8 @@ def test_over_actors_a_role_is_killed_the_run_interrupted_and_the_driver_killed(
     with monkeypatch.context() as patched:
         patched.setattr(running, "OnConsole", lambda: watch)
         said = command(*words)
-    assert watch.starts == {"backtracking": moment - 30}
+    assert watch.starts["backtracking"] == moment - 30
+    assert not {"training the teacher", "measuring the teacher", "recording"} & watch.starts.keys()
     assert (said.status, said.out) == (130, "")
     assert said.err.splitlines()[-1] == f"stopped; what is done is kept in {out}: run the same command again to go on"
     assert moment <= reached() <= moment + 2
@@ -281,7 +286,10 @@ def test_over_actors_a_role_is_killed_the_run_interrupted_and_the_driver_killed(
         wait_until(before + 20)
         roles = {seat["pid"] for seat in tiny.summary(out)["roles"].values()}
         driver.kill()
-        assert driver.communicate() == ("", "backtracking …\n")
+        printed, shown = driver.communicate()
+        assert printed == ""
+        tiny.assert_progress(shown.splitlines())
+        assert shown.splitlines()[-1] == "backtracking …"
     assert tiny.summary(out)["status"] == "running"
     assert not left_over(ray_cluster), "they go with their driver"
     assert not processes.left_of(roles)

@@ -12,7 +12,7 @@ from ray._private import state
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from disback_ray.actors.bundles import Bundle, Node, Resources, amounts, bundles_for, check, refusal
+from disback_ray.actors.bundles import Bundle, Node, Resources, bundles_for, check, refusal
 from disback_ray.errors import PlacementError
 
 ACCELERATOR = "ray.io/accelerator-type"
@@ -60,14 +60,16 @@ class Placement:
             **(hidden if self.hide_devices and not bundle.portion else {}),
         }
 
-    def describe(self) -> str:
-        """A line for each role and replica: its node, and what it got there."""
-        lines = []
+    def describe(self) -> list[str]:
+        """A line for each machine: who plays there, and on how much of a GPU."""
+        seated: dict[str, list[str]] = {}
         for bundle, node in zip(self.bundles, self.nodes, strict=True):
+            machine = f"{node.address} ({node.accelerator})" if node.accelerator else node.address
             for role, replica in bundle.members:
-                name = f"{role}[{replica}]" if self.roles[role].replicas > 1 else role
-                lines.append(f"{name}: {node.address}, {amounts(bundle.portion, self.roles[role].cpus, node.accelerator)}")
-        return "\n".join(lines)
+                name = f"{role}/{replica}" if self.roles[role].replicas > 1 else role
+                part = f": {bundle.portion:g} GPU" if bundle.portion else ""
+                seated.setdefault(machine, []).append(f"{name}{part}")
+        return [f"on {machine}: {', '.join(names)}" for machine, names in seated.items()]
 
     def remove(self) -> None:
         """Frees the devices; what still runs on them ends."""
