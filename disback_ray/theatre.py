@@ -93,9 +93,10 @@ class OnRay:
         self.watch.stage("placing the cast")
         if self.placement is None:
             self.placement = place(_cast(self.roles), timeout=self.timeout)
+        company = on_ray(production.recipe, production.places, self.roles, self.placement, seed=production.seed)
         for line in self.placement.describe():
             self.watch.say(line)
-        return on_ray(production.recipe, production.places, self.roles, self.placement, seed=production.seed)
+        return company
 
     def close(self) -> None:
         self._release()

@@ -142,9 +142,7 @@ class Tiny:
     def assert_progress(self, lines: list[str]) -> None:
         """What a run over Ray shows without a terminal: its stages, where the cast is, and a line now and then."""
         counted, waits = "training the teacher|recording|backtracking", "starting Ray|connecting to Ray at .+|placing the cast"
-        shown = re.compile(
-            rf"({counted}|{waits}|measuring the \w+) …|({counted}).*: \d+/\d+( .*)?|on \S+: .*teacher.*generator.*"
-        )
+        shown = re.compile(rf"({counted}|{waits}|measuring the \w+) …|({counted}).*: \d+/\d+( .*)?|on \S+( \(\S+\))?: \w+.*")
         assert lines
         assert all(shown.fullmatch(line) for line in lines), lines
 
