@@ -25,8 +25,17 @@ def imported() -> set[str]:
 
 
 def test_the_dependencies_declared_are_those_imported() -> None:
-    declared = {re.split(r"[<>=~! ]", requirement)[0] for requirement in PROJECT["project"]["dependencies"]}
-    assert {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared} == imported()
+    """What an extra brings is imported where it is needed, and may be there without being needed by name."""
+    extras = {name: extra for name, extra in PROJECT["project"]["optional-dependencies"].items() if name != "dev"}
+    declared = names(PROJECT["project"]["dependencies"])
+    assert declared <= imported()
+    assert imported() <= declared.union(*map(names, extras.values()))
+
+
+def names(requirements: list[str]) -> set[str]:
+    """What they are imported as."""
+    declared = {re.split(r"[<>=~! ]", requirement)[0] for requirement in requirements}
+    return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared}
 
 
 def test_the_constraints_cover_what_is_declared() -> None:

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.algorithms import backtracking, degradation
+from disback_ray.algorithms.learner import Learner
 from disback_ray.algorithms.losses import Weighting, denoising_loss, score_difference, score_of
 from disback_ray.algorithms.noise import NoiseLaw, add_noise
-from disback_ray.algorithms.optimiser import Learner, OptimiserSettings
+from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.algorithms.records import Field, Sample, Score
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError

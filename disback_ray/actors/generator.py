@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.average import MovingAverage
+from disback_ray.algorithms.learner import Learner
 from disback_ray.algorithms.noise import Batch
-from disback_ray.algorithms.optimiser import Learner, OptimiserSettings
+from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.algorithms.records import Drawn, Field, Sample
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device

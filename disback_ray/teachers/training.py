@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from disback_ray.algorithms.average import MovingAverage
+from disback_ray.algorithms.learner import Learner
 from disback_ray.algorithms.losses import denoising_loss
 from disback_ray.algorithms.noise import Batch, NoiseLaw, add_noise
-from disback_ray.algorithms.optimiser import Learner, OptimiserSettings
+from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.data.sources import DataSpec
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError
