@@ -15,8 +15,9 @@ from rich.text import Text
 from disback_ray.pace import Pace, clock
 
 LINE_SECONDS = 15.0
-HOLD_SECONDS = 1.0
-"""Without a terminal, a stage that can't be counted is said once it has lasted so long: what fails at once says only why."""
+HOLD_SECONDS = 12.0
+"""Without a terminal, a stage that can't be counted is said once it has lasted so long. A silent address, and what can't be placed on
+a private Ray, are given up in 10 s: then the error is the one line."""
 SHOWN = ("fake_loss", "field_norm", "loss", "frechet", "sliced_wasserstein")
 NARROW, WIDE = 8, 24
 WIDE_FROM = 120
