@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from disback_ray.errors import ConfigError, DisbackError
+from disback_ray.errors import ClusterError, ConfigError, DisbackError
 
 app = typer.Typer(
     name="disback-ray",
@@ -107,6 +107,24 @@ def inspect(
 
     for name, value in look(where).items():
         print(f"{name:14}{value}")
+
+
+@app.command()
+def doctor(
+    cluster: Annotated[str | None, typer.Option(help="cluster.yaml; default: a private Ray on this machine.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Look at every machine of a cluster before a run does: what passes, what fails, and what to do."""
+    from disback_ray.actors.examiner import examine
+    from disback_ray.config import load_cluster
+    from disback_ray.doctor.checks import check_all
+
+    checks = check_all(examine(load_cluster(cluster)))
+    for check in checks:
+        print(f"{check.state}  {check.name}: {check.found}" + (f"\n      {check.advice}" if check.advice else ""))
+    failed = [check.name for check in checks if check.state == "fail"]
+    if failed:
+        raise ClusterError(f"failed: {', '.join(failed)}: what to do is said above")
 
 
 @recipes_app.callback(invoke_without_command=True)
