@@ -90,6 +90,7 @@ class Rehearsal:
             steps=back.steps,
             batches_of=self._batches,
             fake_updates=back.fake_updates,
+            staleness=back.staleness,
             start=start,
         )
         last = self.follower.follow(steps, after=self._after_backtracking)

@@ -150,6 +150,9 @@ def test_a_wrong_key_or_value(setting: str, said: str) -> None:
     ("settings", "said"),
     [
         (["micro_batches=3"], "micro_batches: 3 don't divide batch, 256"),
+        (["wire_dtype=fp16"], "wire_dtype: 'fp16': input should be 'fp32' or 'bf16'"),
+        (["backtracking.staleness=-1"], "backtracking.staleness: -1: input should be greater than or equal to 0"),
+        (["backtracking.staleness=1", "backtracking.fuse_forward=true"], "backtracking: "),
         (["recording.at=[5, 2, 50]"], "recording.at: [5, 2, 50] must rise"),
         (["recording.at=[5, 5, 50]"], "recording.at: [5, 5, 50] must rise"),
         (["recording.at=[5, 10]"], "recording: the last node is kept after step 10, not at the end, 50"),

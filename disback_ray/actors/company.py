@@ -70,9 +70,12 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
     spec = GeneratorSpec(network, teacher.shape, teacher.classes, student.sigma_init)
     stages = {
         degradation.STAGE: StageSettings(max(recipe.recording.steps, 1), recipe.batch, recipe.recording.optimiser),
-        backtracking.STAGE: StageSettings(back.steps, recipe.batch, back.fake_score, back.fake_updates),
+        backtracking.STAGE: StageSettings(
+            back.steps, recipe.batch, back.fake_score, back.fake_updates, staleness=back.staleness, fused=back.fuse_forward
+        ),
     }
-    fake = FakeScoreSettings(stages, teacher.sigma_data, back.noise, recipe.fit_noise, back.weighting)
+    wire = recipe.wire_dtype
+    fake = FakeScoreSettings(stages, teacher.sigma_data, back.noise, recipe.fit_noise, back.weighting, wire)
     return {
         "teacher": (
             FrozenTeacher,
@@ -80,14 +83,15 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
                 "folder": places.teacher,
                 "noise": back.noise,
                 "exact": exact,
+                "wire": wire,
             },
         ),
-        "path_node": (PathNode, {"teacher": places.teacher, "path": path, "noise": back.noise}),
+        "path_node": (PathNode, {"teacher": places.teacher, "path": path, "noise": back.noise, "wire": wire}),
         "fake_score": (FakeScore, {"settings": fake, "teacher": places.teacher, "path": path}),
         "generator": (
             Generator,
             {
-                "settings": GeneratorSettings(spec, back.steps, recipe.batch, back.generator, student.ema, seed),
+                "settings": GeneratorSettings(spec, back.steps, recipe.batch, back.generator, student.ema, seed, wire),
                 "start": places.teacher if own else None,
             },
         ),

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from disback_ray.actors.frozen_score import SCORE_TAG
+from disback_ray.actors.unlearnt import Unlearnt
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.learner import Learner
 from disback_ray.algorithms.losses import Weighting, denoising_loss, score_difference, score_of
-from disback_ray.algorithms.noise import NoiseLaw, add_noise
+from disback_ray.algorithms.losses import score as score_by
+from disback_ray.algorithms.noise import Batch, NoiseLaw, add_noise
 from disback_ray.algorithms.optimiser import OptimiserSettings
-from disback_ray.algorithms.records import Field, Sample, Score
+from disback_ray.algorithms.records import Field, Sample, Score, Scored, WireDtype, rounded
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
 from disback_ray.storage import Folder, digest
@@ -21,12 +23,17 @@ from disback_ray.teachers.saved import load_denoiser, load_strictly, restore
 
 @dataclass(frozen=True)
 class StageSettings:
-    """How s_φ is trained in one stage. batch: samples a step; updates: of s_φ for one of the generator's."""
+    """How s_φ is trained in one stage. batch: samples a step; updates: of s_φ for one of the generator's.
+
+    staleness: the score of step k is of the weights that step k - staleness found; fused: one forward pass is both score and fit.
+    """
 
     steps: int
     batch: int
     optimiser: OptimiserSettings
     updates: int = 1
+    staleness: int = 0
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,26 @@ class FakeScoreSettings:
     score_noise: NoiseLaw
     fit_noise: NoiseLaw
     weighting: Weighting
+    wire: WireDtype = "fp32"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """s_φ at a sample's x_t, until the target's score is there. score, noise (x_t - x_0): [B, ...]; sigma: [B]."""
+
+    score: Tensor
+    noise: Tensor
+    sigma: Tensor
+    version: int
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward pass that is yet to be fitted, with its graph. denoised, x0: [B, ...]; sigma: [B]."""
+
+    denoised: Tensor
+    x0: Tensor
+    sigma: Tensor
 
 
 class FakeScore:
@@ -69,10 +96,13 @@ class FakeScore:
         self.stage = stage
         self.loss = 0.0
         self.last: dict[str, float] = {}
+        self.taken: dict[Batch, Taken] = {}
+        self.forwards: dict[Batch, Forward] = {}
+        self.waiting = Unlearnt()
         self.learner = Learner(self.denoiser, plan.optimiser, updates=plan.steps * plan.updates, name=f"fake_score ({stage})")
 
-    def _require(self, sample: Sample, update: int) -> StageSettings:
-        """Raises VersionError unless the sample is the one that these weights are to see next."""
+    def _plan(self, sample: Sample) -> StageSettings:
+        """Raises VersionError unless the sample is of this stage, and of the generator as that was at the sample's step."""
         plan = self.settings.stages.get(sample.batch.stage)
         if plan is None or sample.batch.stage != self.stage:
             raise VersionError(f"fake_score is in stage {self.stage!r}, got a sample of {sample.batch.stage!r}")
@@ -81,56 +111,68 @@ class FakeScore:
             raise VersionError(
                 f"fake_score: a sample of step {sample.batch.step} came from version {sample.generator_version} of the generator"
             )
-        self.learner.require(sample.batch.step * plan.updates + update)
         return plan
 
     def _condition(self, sample: Sample) -> Tensor | None:
         return None if sample.condition is None else sample.condition.to(self.device)
 
-    @torch.no_grad()
-    def score(self, sample: Sample) -> Score:
-        """s_φ at the sample's keyed x_t, the same as the target's. Raises VersionError, NonFiniteError."""
-        self._require(sample, 0)
-        x0 = sample.x0.to(self.device)
+    def score(self, sample: Sample) -> Scored:
+        """Takes s_φ at the sample's keyed x_t, the target's, and keeps it for difference().
+
+        Raises NonFiniteError, and VersionError unless the weights are those that step k - staleness began with.
+        """
+        plan = self._plan(sample)
+        self.learner.require(max(sample.batch.step - plan.staleness, 0) * plan.updates)
+        x0 = sample.x0.to(self.device, torch.float32)
         noisy = add_noise(x0, sample.batch, law=self.settings.score_noise, tag=SCORE_TAG)
-        value = score_of(self.denoiser, noisy.x_t, noisy.sigma, condition=self._condition(sample))
+        with torch.set_grad_enabled(plan.fused):
+            denoised = self.denoiser(noisy.x_t, noisy.sigma, self._condition(sample))
+        value = score_by(denoised.detach(), noisy.x_t, noisy.sigma)
         if not torch.isfinite(value).all():
             raise NonFiniteError(f"the fake score has NaN or Inf at step {sample.batch.step}: lower its lr, or set its clip")
-        return Score(sample.batch, value, None, self.learner.version)
+        rounded_like_the_target_s = rounded(value, self.settings.wire).float()
+        version = self.learner.version
+        self.taken[sample.batch] = Taken(rounded_like_the_target_s, noisy.x_t - x0, noisy.sigma, version)
+        if plan.fused:
+            self.forwards[sample.batch] = Forward(denoised, x0, noisy.sigma)
+        if plan.staleness:
+            self.waiting.add(sample)
+        return Scored(sample.batch, version)
 
     @torch.no_grad()
-    def difference(self, sample: Sample, current: Score, wanted: Score, *, node: int) -> Field:
+    def difference(self, current: Scored, wanted: Score, *, node: int) -> Field:
         """Eq. (8): w(t) (s_φ - s_θ'_node) as a gradient for x_0, averaged over the step's batch.
 
-        Raises VersionError where a score is another batch's, another node's or of other weights.
+        Raises VersionError where a score is another batch's, another node's or of other weights, or was not taken.
         """
-        plan = self._require(sample, 0)
-        if not (sample.batch == current.batch == wanted.batch):
-            raise VersionError(f"scores of other samples met: {sample.batch}, {current.batch}, {wanted.batch}")
-        if wanted.node != node or current.version != self.learner.version:
+        batch, plan = current.batch, self.settings.stages[self.stage]
+        if batch != wanted.batch:
+            raise VersionError(f"scores of other samples met: {batch}, {wanted.batch}")
+        if batch not in self.taken:
+            raise VersionError(f"fake_score: a difference is asked for, and no score was taken: {batch}")
+        if wanted.node != node or current.version != self.taken[batch].version:
             raise VersionError(
-                f"step {sample.batch.step}: wanted node {node}, got {wanted.node}; "
-                f"s_φ is at version {self.learner.version}, got {current.version}"
+                f"step {batch.step}: wanted node {node}, got {wanted.node}; "
+                f"s_φ was taken at version {self.taken[batch].version}, got {current.version}"
             )
-        x0 = sample.x0.to(self.device)
-        noisy = add_noise(x0, sample.batch, law=self.settings.score_noise, tag=SCORE_TAG)
+        self.learner.require(current.version)
+        taken = self.taken.pop(batch)
         value = score_difference(
-            current.score.to(self.device),
-            wanted.score.to(self.device),
-            noise=noisy.x_t - x0,
-            sigma=noisy.sigma,
+            taken.score,
+            wanted.score.to(self.device, torch.float32),
+            noise=taken.noise,
+            sigma=taken.sigma,
             weighting=self.settings.weighting,
         )
         norm = float(value.square().mean().sqrt())
-        return Field(sample.batch, value / plan.batch, norm)
+        return Field(batch, rounded(value / plan.batch, self.settings.wire), norm)
 
     def fit(self, sample: Sample, *, update: int = 0) -> dict[str, float]:
         """Adds the gradient of Eq. (5) on the sample, or of Eq. (7) while recording. Raises VersionError, NonFiniteError."""
-        plan = self._require(sample, update)
-        x0 = sample.x0.to(self.device)
-        noisy = add_noise(x0, sample.batch, law=self.settings.fit_noise, tag=f"fit/{update}")
-        denoised = self.denoiser(noisy.x_t, noisy.sigma, self._condition(sample))
-        losses = denoising_loss(denoised, x0, noisy.sigma, sigma_data=self.settings.sigma_data)
+        plan = self._plan(sample)
+        self.learner.require(sample.batch.step * plan.updates + update)
+        made = self._scored(sample) if plan.fused and update == 0 else self._forward(sample, update)
+        losses = denoising_loss(made.denoised, made.x0, made.sigma, sigma_data=self.settings.sigma_data)
         loss = losses.sum() / plan.batch
         if not torch.isfinite(loss):
             raise NonFiniteError(
@@ -139,7 +181,25 @@ class FakeScore:
         loss.backward()
         self.loss += loss.item()
         self.learner.gather(sample.batch.size)
+        if update + 1 == plan.updates:
+            self.waiting.drop(sample.batch)
         return {}
+
+    def _forward(self, sample: Sample, update: int) -> Forward:
+        """D_φ at fresh t and ε, as the authors' trainer has it."""
+        x0 = sample.x0.to(self.device, torch.float32)
+        noisy = add_noise(x0, sample.batch, law=self.settings.fit_noise, tag=f"fit/{update}")
+        return Forward(self.denoiser(noisy.x_t, noisy.sigma, self._condition(sample)), x0, noisy.sigma)
+
+    def _scored(self, sample: Sample) -> Forward:
+        """The pass that was the score as well: the same x_t, t and ε, as the authors' pseudo-code has it. Raises VersionError."""
+        if sample.batch not in self.forwards:
+            raise VersionError(f"fake_score: a fused fit is asked for, and no score was taken: {sample.batch}")
+        return self.forwards.pop(sample.batch)
+
+    def unlearnt(self, batch: Batch) -> Sample:
+        """A sample that was scored and is yet to be learnt, as a checkpoint brought it. Raises VersionError where it is not there."""
+        return self.waiting.sample(batch)
 
     def commit(self, step: int, *, update: int = 0) -> dict[str, float]:
         """The optimiser's step with the gradients gathered. Raises VersionError, NonFiniteError."""
@@ -167,12 +227,12 @@ class FakeScore:
 
     def save(self, folder: Folder) -> dict[str, object]:
         """Writes weights, optimiser and version; returns the file's proof. Raises CheckpointError."""
-        return folder.write_tensors("fake_score.safetensors", self.learner.state())
+        return folder.write_tensors("fake_score.safetensors", self.learner.state() | self.waiting.state())
 
     def load(self, folder: Folder, *, stage: str, sha256: str) -> dict[str, float]:
         """Takes up a stage where save() left it. Raises CheckpointError."""
         self._enter(stage)
-        restore(self.learner, folder=folder, name="fake_score.safetensors", sha256=sha256)
+        restore(self.learner, self.waiting, folder=folder, name="fake_score.safetensors", sha256=sha256)
         return {}
 
     def digest(self) -> str:

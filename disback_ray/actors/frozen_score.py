@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from disback_ray.algorithms.losses import score_of
 from disback_ray.algorithms.noise import NoiseLaw, add_noise
-from disback_ray.algorithms.records import Drawn, Sample, Score
+from disback_ray.algorithms.records import Drawn, Sample, Score, WireDtype, rounded
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
@@ -22,24 +22,25 @@ SCORE_TAG = "score"
 class FrozenScore:
     """A denoiser without gradients. node: which of the path's it is, None while nothing is loaded."""
 
-    def __init__(self, denoiser: nn.Module, *, noise: NoiseLaw, node: int | None) -> None:
+    def __init__(self, denoiser: nn.Module, *, noise: NoiseLaw, node: int | None, wire: WireDtype) -> None:
         self.device = best_device()
         self.denoiser = denoiser.to(self.device).requires_grad_(False)
         self.noise = noise
         self.node = node
+        self.wire = wire
 
     @torch.no_grad()
     def score(self, sample: Sample) -> Score:
         """s_node at the sample's keyed x_t. Raises VersionError before a node is loaded, NonFiniteError at NaN or Inf."""
         if self.node is None:
             raise VersionError("the path node was asked for a score before any node was loaded")
-        x0 = sample.x0.to(self.device)
+        x0 = sample.x0.to(self.device, torch.float32)
         noisy = add_noise(x0, sample.batch, law=self.noise, tag=SCORE_TAG)
         condition = None if sample.condition is None else sample.condition.to(self.device)
         value = score_of(self.denoiser, noisy.x_t, noisy.sigma, condition=condition)
         if not torch.isfinite(value).all():
             raise NonFiniteError(f"the score of node {self.node} has NaN or Inf at step {sample.batch.step}")
-        return Score(sample.batch, value, self.node, None)
+        return Score(sample.batch, rounded(value, self.wire), self.node)
 
     @torch.no_grad()
     def field(self, points: Tensor, *, sigma: float) -> Tensor:
@@ -56,12 +57,12 @@ class FrozenScore:
 class FrozenTeacher(FrozenScore):
     """s_θ, node 0: the last target, and what the path starts from."""
 
-    def __init__(self, folder: Folder, *, noise: NoiseLaw, exact: ExactMixture | None = None) -> None:
+    def __init__(self, folder: Folder, *, noise: NoiseLaw, exact: ExactMixture | None = None, wire: WireDtype = "fp32") -> None:
         """exact: where the mixture is known, its exact score, used in place of the folder's network.
 
         Raises CheckpointError where the folder holds no whole denoiser.
         """
-        super().__init__(exact or load_denoiser(folder), noise=noise, node=0)
+        super().__init__(exact or load_denoiser(folder), noise=noise, node=0, wire=wire)
 
     def draw(self, wanted: Drawn, *, seed: int, steps: int) -> Drawn:
         """The teacher's own samples for the shape and classes of `wanted`; steps: of those that take several."""
@@ -75,9 +76,9 @@ class FrozenTeacher(FrozenScore):
 class PathNode(FrozenScore):
     """s_θ'_i: one node at a time."""
 
-    def __init__(self, teacher: Folder, path: Folder, *, noise: NoiseLaw) -> None:
+    def __init__(self, teacher: Folder, path: Folder, *, noise: NoiseLaw, wire: WireDtype = "fp32") -> None:
         """Raises CheckpointError where the teacher's folder, which says what network it is, is not whole."""
-        super().__init__(load_denoiser(teacher), noise=noise, node=None)
+        super().__init__(load_denoiser(teacher), noise=noise, node=None, wire=wire)
         self.path = path
 
     def load(self, node: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from disback_ray.algorithms.average import MovingAverage
 from disback_ray.algorithms.learner import Learner
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.optimiser import OptimiserSettings
-from disback_ray.algorithms.records import Drawn, Field, Sample
+from disback_ray.algorithms.records import Drawn, Field, Sample, WireDtype, rounded
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
@@ -31,6 +31,7 @@ class GeneratorSettings:
     optimiser: OptimiserSettings
     ema: float
     seed: int
+    wire: WireDtype = "fp32"
 
 
 class Generator:
@@ -68,7 +69,7 @@ class Generator:
             raise NonFiniteError(f"the generator's samples have NaN or Inf at step {batch.step}: lower its lr, or set its clip")
         if trains:
             self.graphs[batch] = x0
-        return Sample(batch, x0.detach(), condition, self.learner.version)
+        return Sample(batch, rounded(x0.detach(), self.settings.wire), condition, self.learner.version)
 
     def descend(self, field: Field) -> dict[str, float]:
         """Back-propagates ∂L/∂x_0 = w(t)(s_φ - s_target) through the batch's own graph (Eq. 8; ∂x_t/∂x_0 = 1 under VE).
@@ -77,7 +78,7 @@ class Generator:
         """
         if field.batch not in self.graphs:
             raise VersionError(f"generator: a score difference came for samples that it doesn't hold: {field.batch}")
-        gradient = field.gradient.to(self.device)
+        gradient = field.gradient.to(self.device, torch.float32)
         if not torch.isfinite(gradient).all():
             raise NonFiniteError(f"the score difference has NaN or Inf at step {field.batch.step}")
         self.graphs.pop(field.batch).backward(gradient)

@@ -55,15 +55,24 @@ class OnRay:
 
 
 class Replicas:
-    """The proxies of one role; several only where it is stateless: `score` takes turns, `load` goes to all."""
+    """The proxies of one role; several only where it is stateless: the least busy one scores, `load` goes to all."""
 
     def __init__(self, proxies: Sequence[OnRay]) -> None:
         self.proxies = list(proxies)
-        self.turn = 0
+        self.asked: list[list[Any]] = [[] for _ in self.proxies]
+        self.given = [0] * len(self.proxies)
 
     def score(self, sample: Any) -> Any:
-        self.turn += 1
-        return self.proxies[self.turn % len(self.proxies)].score(sample)
+        if len(self.proxies) == 1:
+            return self.proxies[0].score(sample)
+        for index, asked in enumerate(self.asked):
+            if asked:
+                self.asked[index] = ray.wait(asked, num_returns=len(asked), timeout=0, fetch_local=False)[1]
+        idlest = min(range(len(self.proxies)), key=lambda index: (len(self.asked[index]), self.given[index]))
+        self.given[idlest] += 1
+        score = self.proxies[idlest].score(sample)
+        self.asked[idlest].append(score)
+        return score
 
     def load(self, *args: Any, **kwargs: Any) -> list[Any]:
         return [proxy.load(*args, **kwargs) for proxy in self.proxies]

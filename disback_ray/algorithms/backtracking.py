@@ -1,5 +1,6 @@
 """Algorithm 2, Distribution Backtracking."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from disback_ray.algorithms.cast import BatchesOf, Cast, Later, Step, Target
@@ -8,42 +9,63 @@ from disback_ray.algorithms.path import Switch, target_at
 
 STAGE = "backtracking"
 
+Results = tuple[Later, ...]
 
-def backtrack_step(
-    cast: Cast, step: int, batches: Sequence[Batch], *, target: Target, node: int, fake_updates: int
-) -> tuple[Later, ...]:
-    """One step of both players: the generator by Eq. (8) against s_θ'_node, then s_φ by Eq. (5) on the same samples.
 
-    fake_updates: how many updates s_φ makes for one of the generator's, each on all of the samples with fresh t and ε.
+def generator_step(cast: Cast, step: int, batches: Sequence[Batch], *, target: Target, node: int) -> tuple[list[Later], Results]:
+    """One step of the generator by Eq. (8) against s_θ'_node → its samples, and what is to be waited for.
+
+    The difference of a micro-batch is asked for before the next one's score: a role works through its calls in their order, and
+    the generator can begin to descend while the other scores are taken.
     """
     samples = [cast.generator.propose(batch) for batch in batches]
     wanted = [target.score(sample) for sample in samples]
-    current = [cast.fake_score.score(sample) for sample in samples]
-    trios = zip(samples, current, wanted, strict=True)
-    fields = [cast.fake_score.difference(s, c, w, node=node) for s, c, w in trios]  # Eq. (8)
-    results = [cast.generator.descend(field) for field in fields]
-    results.append(cast.generator.commit(step))
-    for update in range(fake_updates):
-        results += [cast.fake_score.fit(sample, update=update) for sample in samples]  # Eq. (5)
+    fields = [
+        cast.fake_score.difference(cast.fake_score.score(sample), score, node=node)
+        for sample, score in zip(samples, wanted, strict=True)
+    ]
+    return samples, (*(cast.generator.descend(field) for field in fields), cast.generator.commit(step))
+
+
+def fake_score_step(cast: Cast, step: int, samples: Sequence[Later], *, updates: int) -> Results:
+    """s_φ learns a step's samples by Eq. (5), `updates` times, each on all of them with fresh t and ε."""
+    results: list[Later] = []
+    for update in range(updates):
+        results += [cast.fake_score.fit(sample, update=update) for sample in samples]
         results.append(cast.fake_score.commit(step, update=update))
     return tuple(results)
 
 
 def distribution_backtracking(
-    cast: Cast, plan: Sequence[Switch], *, steps: int, batches_of: BatchesOf, fake_updates: int = 1, start: int = 0
+    cast: Cast,
+    plan: Sequence[Switch],
+    *,
+    steps: int,
+    batches_of: BatchesOf,
+    fake_updates: int = 1,
+    staleness: int = 0,
+    start: int = 0,
 ) -> Iterator[Step]:
     """Algorithm 2 from step `start`: φ ← θ'_N has happened; walks back along the path to the teacher.
 
-    Yields each step once submitted.
+    staleness: by how many steps s_φ learns later than it scores, so that step k hears the φ of step k - staleness; all is learnt
+    with the last step. Yields each step once submitted.
     """
     loaded = None
+    unlearnt: deque[tuple[int, list[Later]]] = deque()
+    if start < steps:
+        for late in range(max(start - staleness, 0), start):
+            unlearnt.append((late, [cast.fake_score.unlearnt(batch) for batch in batches_of(STAGE, late)]))
     for step in range(start, steps):
         node = target_at(step, plan)
-        results: tuple[Later, ...] = ()
+        results: Results = ()
         if node not in (0, loaded):
             results = (cast.path_node.load(node),)
             loaded = node
         target = cast.path_node if node else cast.teacher
-        batches = batches_of(STAGE, step)
-        results += backtrack_step(cast, step, batches, target=target, node=node, fake_updates=fake_updates)
+        samples, descended = generator_step(cast, step, batches_of(STAGE, step), target=target, node=node)
+        results += descended
+        unlearnt.append((step, samples))
+        while len(unlearnt) > (staleness if step + 1 < steps else 0):
+            results += fake_score_step(cast, *unlearnt.popleft(), updates=fake_updates)
         yield Step(STAGE, step, node, results)

@@ -1,10 +1,19 @@
 """What the roles hand to each other: one frozen record a message, each with the version of the weights that made it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from disback_ray.algorithms.noise import Batch
+
+WireDtype = Literal["fp32", "bf16"]
+
+
+def rounded(tensor: Tensor, wire: WireDtype) -> Tensor:
+    """As it crosses between roles: float32, or rounded to bfloat16, in one process just as between machines. Same shape."""
+    return tensor.to(torch.bfloat16 if wire == "bf16" else torch.float32)
 
 
 @dataclass(frozen=True)
@@ -19,12 +28,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """A score at the sample's keyed x_t. score: [B, ...]. node: whose it is (0 the teacher), None for s_φ; version: s_φ's."""
+    """A frozen score at the sample's keyed x_t. score: [B, ...]; node: whose it is, 0 the teacher."""
 
     batch: Batch
     score: Tensor
-    node: int | None
-    version: int | None
+    node: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """s_φ has been taken at the sample's keyed x_t, and stays where it is: the fake score subtracts. version: of its weights."""
+
+    batch: Batch
+    version: int
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from disback_ray.algorithms import path
 from disback_ray.algorithms.losses import Weighting
 from disback_ray.algorithms.noise import KarrasNoise, LogNormalNoise, Positive
 from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.algorithms.records import WireDtype
 from disback_ray.config.base import AnyNoise, Frozen, Whole, check_order, refuse_unknown_keys
 from disback_ray.config.teacher import AnyTeacher, Teacher, TeacherFile
 from disback_ray.data.sources import DigitsData, GridData, NoData, PointsData, RingData
@@ -52,15 +53,27 @@ class Recording(Frozen):
 
 
 class Backtracking(Frozen):
-    """Algorithm 2. steps_per_node: for the nodes N-1 … 1 in this order; the teacher has what remains of `steps`."""
+    """Algorithm 2. steps_per_node: for the nodes N-1 … 1 in this order; the teacher has what remains of `steps`.
+
+    staleness: the score of step k is of the s_φ of step k - staleness. fuse_forward: s_φ scores and learns at the same t and ε in one
+    forward pass, as the authors' pseudo-code does; their trainer, and the default, draws fresh ones to learn from.
+    """
 
     steps: Count
     steps_per_node: Count | Annotated[tuple[Count, ...], MinLen(1)]
     generator: OptimiserSettings
     fake_score: OptimiserSettings
     fake_updates: Count = 1
+    staleness: Whole = 0
+    fuse_forward: bool = False
     weighting: Weighting = "dmd"
     noise: AnyNoise = KarrasNoise()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Backtracking":
+        if self.staleness and self.fuse_forward:
+            raise ValueError(f"staleness: {self.staleness}, and fuse_forward: what is learnt late can't be the pass that scored")
+        return self
 
 
 class Evaluation(Frozen):
@@ -72,7 +85,10 @@ class Evaluation(Frozen):
 
 
 class Recipe(Frozen):
-    """recipe.yaml: one experiment. checkpoint_every: steps between two points to go on from."""
+    """recipe.yaml: one experiment. checkpoint_every: steps between two points to go on from.
+
+    wire_dtype: of samples, scores and their differences between the roles; bf16 halves the bytes and rounds, also in one process.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     summary: str
@@ -81,6 +97,7 @@ class Recipe(Frozen):
     student: Student = Student()
     batch: Count
     micro_batches: Count = 1
+    wire_dtype: WireDtype = "fp32"
     fit_noise: AnyNoise = LogNormalNoise()
     recording: Recording
     backtracking: Backtracking

@@ -1,6 +1,6 @@
 """The roles in this process, around a small teacher that was trained on the ring."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSet
 from disback_ray.actors.frozen_score import FrozenTeacher, PathNode
 from disback_ray.actors.generator import Generator, GeneratorSettings
 from disback_ray.algorithms import backtracking, degradation
-from disback_ray.algorithms.cast import Cast
+from disback_ray.algorithms.cast import Cast, Step
 from disback_ray.algorithms.noise import Batch, KarrasNoise, LogNormalNoise, micro_batches
 from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.data.sources import RingData
@@ -36,6 +36,9 @@ class Troupe:
     steps: int = 8
     micro_batches: int = 1
     fake_updates: int = 1
+    staleness: int = 0
+    fused: bool = False
+    wire: Any = "fp32"
     generator: GeneratorSpec = STUDENT
     start: Folder | None = None
     score_noise: KarrasNoise = NOISE
@@ -45,18 +48,29 @@ class Troupe:
     def but(self, **changes: Any) -> "Troupe":
         return replace(self, **changes)
 
-    def cast(self) -> Cast:
+    def parts(self) -> dict[str, Any]:
+        """Each role's class, and the arguments that build it."""
         stages = {
             degradation.STAGE: StageSettings(max(self.marks, default=1), self.batch, self.optimiser),
-            backtracking.STAGE: StageSettings(self.steps, self.batch, self.optimiser, self.fake_updates),
+            backtracking.STAGE: StageSettings(
+                self.steps, self.batch, self.optimiser, self.fake_updates, self.staleness, self.fused
+            ),
         }
-        fake = FakeScoreSettings(stages, 1.42, self.score_noise, KarrasNoise(0.05, 10.0, low=0.0, high=1.0), self.weighting)
-        return Cast(
-            FrozenTeacher(self.teacher, noise=self.score_noise),
-            PathNode(self.teacher, self.path, noise=self.score_noise),
-            FakeScore(fake, teacher=self.teacher, path=self.path),
-            Generator(GeneratorSettings(self.generator, self.steps, self.batch, self.optimiser, 0.9, 4), start=self.start),
-        )
+        fit_noise = KarrasNoise(0.05, 10.0, low=0.0, high=1.0)
+        fake = FakeScoreSettings(stages, 1.42, self.score_noise, fit_noise, self.weighting, self.wire)
+        student = GeneratorSettings(self.generator, self.steps, self.batch, self.optimiser, 0.9, 4, self.wire)
+        return {
+            "teacher": (FrozenTeacher, {"folder": self.teacher, "noise": self.score_noise, "wire": self.wire}),
+            "path_node": (
+                PathNode,
+                {"teacher": self.teacher, "path": self.path, "noise": self.score_noise, "wire": self.wire},
+            ),
+            "fake_score": (FakeScore, {"settings": fake, "teacher": self.teacher, "path": self.path}),
+            "generator": (Generator, {"settings": student, "start": self.start}),
+        }
+
+    def cast(self) -> Cast:
+        return Cast(**{name: role(**arguments) for name, (role, arguments) in self.parts().items()})
 
     def batches(self, stage: str, step: int) -> list[Batch]:
         return micro_batches(Batch(6, stage, step, 0, self.batch), self.micro_batches)
@@ -66,12 +80,16 @@ class Troupe:
         cast.fake_score.begin(degradation.STAGE, node=0)
         list(degradation.degradation_recording(cast, self.marks, batches_of=self.batches))
 
+    def play(self, cast: Any, plan: Any, *, start: int = 0, upto: int | None = None) -> Iterator[Step]:
+        """Algorithm 2 with s_φ as it is, step by step."""
+        return backtracking.distribution_backtracking(
+            cast, plan, steps=upto or self.steps, batches_of=self.batches, fake_updates=self.fake_updates,
+            staleness=self.staleness, start=start,
+        )  # fmt: skip
+
     def backtrack(self, cast: Any, plan: Any, *, start: int = 0, upto: int | None = None) -> None:
-        """Algorithm 2 with s_φ as it is."""
-        steps = upto or self.steps
-        for _ in backtracking.distribution_backtracking(
-            cast, plan, steps=steps, batches_of=self.batches, fake_updates=self.fake_updates, start=start
-        ):
+        """All of it."""
+        for _ in self.play(cast, plan, start=start, upto=upto):
             pass
 
 

@@ -9,7 +9,7 @@ import torch
 
 from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.algorithms import backtracking, degradation
-from disback_ray.algorithms.losses import score_difference
+from disback_ray.algorithms.losses import denoising_loss, score_difference, score_of
 from disback_ray.algorithms.noise import KarrasNoise, add_noise
 from disback_ray.algorithms.path import switches
 from disback_ray.errors import CheckpointError, NonFiniteError, VersionError
@@ -49,8 +49,12 @@ def test_both_scores_of_equation_8_hear_the_class(troupe: Any, by_class: Callabl
     cast, sample = opened(by_class(troupe))
     other = replace(sample, condition=sample.condition.flip(0))
     assert not torch.equal(other.condition, sample.condition)
-    for role in (cast.fake_score, cast.teacher):
-        assert not torch.equal(role.score(other).score, role.score(sample).score)
+    assert not torch.equal(cast.teacher.score(other).score, cast.teacher.score(sample).score)
+    taken = []
+    for each in (sample, other):
+        cast.fake_score.score(each)
+        taken.append(cast.fake_score.taken[sample.batch].score)
+    assert not torch.equal(*taken)
 
 
 @pytest.mark.parametrize("weighting", ["dmd", "score_difference"])
@@ -61,10 +65,9 @@ def test_difference_is_equation_8_over_the_batch(troupe: Any, weighting: str) ->
     cast.teacher.denoiser.model.leave.bias += 1  # or both scores are the same
     current, wanted = cast.fake_score.score(sample), cast.teacher.score(sample)
     noisy = add_noise(sample.x0, sample.batch, law=troupe.score_noise, tag=SCORE_TAG)
-    whole = score_difference(
-        current.score, wanted.score, noise=noisy.x_t - sample.x0, sigma=noisy.sigma, weighting=troupe.weighting
-    )
-    field = cast.fake_score.difference(sample, current, wanted, node=0)
+    ours = score_of(cast.fake_score.denoiser, noisy.x_t, noisy.sigma, condition=None).detach()
+    whole = score_difference(ours, wanted.score, noise=noisy.x_t - sample.x0, sigma=noisy.sigma, weighting=troupe.weighting)
+    field = cast.fake_score.difference(current, wanted, node=0)
     torch.testing.assert_close(field.gradient, whole / 12)
     assert field.norm == pytest.approx(float(whole.square().mean().sqrt()))
     assert field.norm > 0.1
@@ -122,18 +125,23 @@ def test_only_scores_that_belong_together_are_subtracted(troupe: Any) -> None:
     cast, sample = opened(troupe)
     current, wanted = cast.fake_score.score(sample), cast.teacher.score(sample)
     difference = cast.fake_score.difference
+    other = replace(sample.batch, first=12)
     with pytest.raises(VersionError, match="wanted node 2, got 0"):
-        difference(sample, current, wanted, node=2)
+        difference(current, wanted, node=2)
     with pytest.raises(VersionError, match="scores of other samples met"):
-        difference(sample, current, replace(wanted, batch=replace(sample.batch, first=12)), node=0)
-    with pytest.raises(VersionError, match="s_φ is at version 0, got 5"):
-        difference(sample, replace(current, version=5), wanted, node=0)
-    with pytest.raises(VersionError, match="wanted node 0, got None"):
-        difference(sample, wanted, current, node=0)
+        difference(current, replace(wanted, batch=other), node=0)
+    with pytest.raises(VersionError, match="no score was taken"):
+        difference(replace(current, batch=other), replace(wanted, batch=other), node=0)
+    with pytest.raises(VersionError, match="s_φ was taken at version 0, got 5"):
+        difference(replace(current, version=5), wanted, node=0)
+    difference(current, wanted, node=0)
+    with pytest.raises(VersionError, match="no score was taken"):
+        difference(current, wanted, node=0)
+    cast.fake_score.score(sample)
     cast.fake_score.fit(sample)
     cast.fake_score.commit(0)
     with pytest.raises(VersionError, match="holds version 1 of its weights, asked for 0"):
-        difference(sample, current, wanted, node=0)
+        difference(current, wanted, node=0)
 
 
 def test_nothing_is_learnt_from_what_is_not_finite(troupe: Any) -> None:
@@ -167,20 +175,25 @@ def test_a_step_is_committed_once_and_whole(troupe: Any) -> None:
     assert cast.fake_score.commit(0, update=1)["fake_loss"] > 0
 
 
-@pytest.mark.parametrize("updates", [1, 2])
-def test_going_on_from_its_file_is_going_straight_on(troupe: Any, updates: int) -> None:
-    troupe = troupe.but(fake_updates=updates)
+@pytest.mark.parametrize(("updates", "staleness"), [(1, 0), (2, 0), (2, 2)])
+def test_going_on_from_its_file_is_going_straight_on(
+    troupe: Any, by_class: Callable[[Any], Any], updates: int, staleness: int
+) -> None:
+    troupe = by_class(troupe).but(fake_updates=updates, staleness=staleness, micro_batches=2)
     plan, checkpoint = switches(0, 1, total=8), troupe.path / "checkpoint"
     straight, _ = opened(troupe)
     troupe.backtrack(straight, plan)
 
     left, _ = opened(troupe)
-    troupe.backtrack(left, plan, upto=3)
+    stage = troupe.play(left, plan)
+    for _ in range(3):  # not `upto`: the last step of all learns all that is left
+        next(stage)
     proofs = [role.save(checkpoint)["sha256"] for role in (left.fake_score, left.generator)]
     again = troupe.cast()
     again.fake_score.load(checkpoint, stage=backtracking.STAGE, sha256=proofs[0])
     again.generator.load(checkpoint, sha256=proofs[1])
-    assert again.fake_score.commit(2, update=updates - 1) == again.generator.commit(2) == {}, "that step has been made"
+    made = again.fake_score.commit(2 - staleness, update=updates - 1)
+    assert made == again.generator.commit(2) == {}, "that step has been made"
     troupe.backtrack(again, plan, start=3)
     assert again.fake_score.digest() == straight.fake_score.digest()
     assert again.generator.digest() == straight.generator.digest()
@@ -201,3 +214,94 @@ def test_its_field_for_figure_9(troupe: Any) -> None:
     cast, _ = opened(troupe)
     points = torch.tensor([[0.0, 0.5], [2.0, 0.0]])
     torch.testing.assert_close(cast.fake_score.field(points, sigma=0.5), cast.teacher.field(points, sigma=0.5))
+
+
+# -- one forward pass for both --
+
+
+def test_a_fused_fit_learns_at_the_very_x_t_of_the_score(troupe: Any, by_class: Callable[[Any], Any]) -> None:
+    """The authors' pseudo-code, written out: one D_φ(x_t, t) gives the score for Eq. (8) and the loss of Eq. (5)."""
+    troupe = by_class(troupe).but(fused=True, micro_batches=3, fake_updates=2)
+    cast, _ = opened(troupe)
+    reference = load_denoiser(troupe.teacher)
+    optimiser = troupe.optimiser.build(reference.parameters())
+    samples = [cast.generator.propose(batch) for batch in troupe.batches(backtracking.STAGE, 0)]
+    forwards, told, loss = [], [], 0.0
+    reference.register_forward_hook(lambda *_: forwards.append("reference"))
+    cast.fake_score.denoiser.register_forward_hook(lambda *_: forwards.append("ours"))
+    for sample in samples:
+        x_t = add_noise(sample.x0, sample.batch, law=troupe.score_noise, tag=SCORE_TAG)
+        denoised = reference(x_t.x_t, x_t.sigma, sample.condition)
+        losses = denoising_loss(denoised, sample.x0, x_t.sigma, sigma_data=1.42)
+        (losses.sum() / 12).backward()
+        loss += float(losses.detach().sum()) / 12
+        wanted = cast.teacher.score(sample)
+        field = cast.fake_score.difference(cast.fake_score.score(sample), wanted, node=0)
+        theirs = score_difference(
+            (denoised.detach() - x_t.x_t) / x_t.sigma[:, None] ** 2, wanted.score,
+            noise=x_t.x_t - sample.x0, sigma=x_t.sigma, weighting=troupe.weighting,
+        )  # fmt: skip
+        torch.testing.assert_close(field.gradient, theirs / 12)
+    torch.nn.utils.clip_grad_norm_(reference.parameters(), 10.0)
+    optimiser.step()
+    for sample in samples:
+        cast.fake_score.fit(sample)
+    told.append(cast.fake_score.commit(0)["fake_loss"])
+    assert forwards.count("ours") == forwards.count("reference") == 3, "one pass for both"
+    assert told[0] == pytest.approx(loss, rel=1e-6)
+    for name, tensor in reference.state_dict().items():
+        torch.testing.assert_close(cast.fake_score.denoiser.state_dict()[name], tensor, rtol=1e-5, atol=1e-7)
+    cast.fake_score.fit(samples[0], update=1)
+    assert forwards.count("ours") == 4, "a second update has fresh t and ε"
+    with pytest.raises(VersionError, match="holds version 1"):
+        cast.fake_score.fit(samples[0])
+
+
+def test_nothing_fused_is_fitted_without_its_score(troupe: Any) -> None:
+    cast, sample = opened(troupe.but(fused=True))
+    with pytest.raises(VersionError, match="a fused fit is asked for, and no score was taken"):
+        cast.fake_score.fit(sample)
+
+
+# -- staleness --
+
+
+def test_a_score_is_of_the_weights_that_so_many_steps_ago_began_with_and_of_no_others(troupe: Any) -> None:
+    """Enforced call by call, by version."""
+    cast, first = opened(troupe.but(staleness=1))
+    score, fit, commit = cast.fake_score.score, cast.fake_score.fit, cast.fake_score.commit
+    later = [replace(first, batch=replace(first.batch, step=step), generator_version=step) for step in range(4)]
+    assert [score(later[step]).version for step in (0, 1)] == [0, 0]
+    with pytest.raises(VersionError, match="holds version 0 of its weights, asked for 1"):
+        score(later[2])
+    fit(later[0])
+    commit(0)
+    assert score(later[2]).version == 1
+    with pytest.raises(VersionError, match="holds version 1 of its weights, asked for 0"):
+        score(later[1])
+    with pytest.raises(VersionError, match="asked for 2"):
+        score(later[3])
+    with pytest.raises(VersionError, match="asked for 2"):
+        fit(later[2])
+    assert torch.equal(cast.fake_score.unlearnt(later[1].batch).x0, later[1].x0)
+    with pytest.raises(VersionError, match="doesn't hold is to be learnt"):
+        cast.fake_score.unlearnt(later[0].batch)
+
+
+# -- the wire --
+
+
+def test_what_crosses_is_rounded_where_it_is_made(troupe: Any) -> None:
+    """bfloat16 on the wire, float32 in the arithmetic; equal scores still differ by exactly nothing."""
+    cast, sample = opened(troupe.but(wire="bf16"))
+    current, wanted = cast.fake_score.score(sample), cast.teacher.score(sample)
+    field = cast.fake_score.difference(current, wanted, node=0)
+    assert {tensor.dtype for tensor in (sample.x0, wanted.score, field.gradient)} == {torch.bfloat16}
+    assert not field.gradient.any(), "s_φ is the teacher still"
+    whole, exact = opened(troupe)
+    assert torch.equal(sample.x0, exact.x0.bfloat16())
+    theirs = whole.teacher.score(replace(exact, x0=sample.x0.float())).score
+    assert torch.equal(wanted.score, theirs.bfloat16())
+    cast.fake_score.fit(sample)
+    assert all(parameter.grad.dtype == torch.float32 for parameter in cast.fake_score.denoiser.parameters())
+    cast.generator.descend(field)

@@ -33,14 +33,15 @@ def test_one_step_of_both_players(notes: Any) -> None:
     x0 = [("generator.propose", batch) for batch in batches_of("backtracking", 0)]
     wanted = [("path_node.score", x) for x in x0]
     current = [("fake_score.score", x) for x in x0]
-    fields = [("fake_score.difference", x, c, w, ("node", 2)) for x, c, w in zip(x0, current, wanted, strict=True)]
+    fields = [("fake_score.difference", c, w, ("node", 2)) for c, w in zip(current, wanted, strict=True)]
     changes = [
         ("path_node.load", 2),
         *(("generator.descend", field) for field in fields), ("generator.commit", 0),
         *(("fake_score.fit", x, ("update", 0)) for x in x0), ("fake_score.commit", 0, ("update", 0)),
         *(("fake_score.fit", x, ("update", 1)) for x in x0), ("fake_score.commit", 0, ("update", 1)),
     ]  # fmt: skip
-    assert notes.calls == [changes[0], *x0, *wanted, *current, *fields, *changes[1:]]
+    by_part = [call for pair in zip(current, fields, strict=True) for call in pair]
+    assert notes.calls == [changes[0], *x0, *wanted, *by_part, *changes[1:]]
     assert list(step.results) == changes, "waiting for a step meets every error of it"
     assert (step.stage, step.step, step.node) == ("backtracking", 0, 2)
 
@@ -81,3 +82,34 @@ def test_a_step_is_submitted_only_when_it_is_asked_for(notes: Any) -> None:
     assert notes.calls == []
     list(islice(steps, 2))
     assert [call[1] for call in notes.calls if call[0] == "generator.commit"] == [0, 1]
+
+
+def learnt(calls: list[Any]) -> list[tuple[int, int]]:
+    """(how many scores s_φ had given, which step's samples it then learnt), for each of its commits."""
+    found, scores = [], 0
+    for call in calls:
+        scores += call[0] == "fake_score.score"
+        if call[0] == "fake_score.commit":
+            found.append((scores // 2, call[1]))  # two micro-batches
+    return found
+
+
+def test_with_staleness_the_fits_trail_the_scores_and_catch_up_at_the_end(notes: Any) -> None:
+    play(notes)
+    assert learnt(notes.calls) == [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4)]
+    notes.calls.clear()
+    play(notes, staleness=2)
+    assert learnt(notes.calls) == [(3, 0), (4, 1), (5, 2), (5, 3), (5, 4)]
+    fits = [call[1] for call in notes.calls if call[0] == "fake_score.fit"]
+    assert fits == [("generator.propose", batch) for step in range(5) for batch in batches_of("backtracking", step)]
+
+
+def test_with_staleness_it_goes_on_with_what_the_checkpoint_s_fake_score_has_not_learnt(notes: Any) -> None:
+    play(notes, staleness=2, start=3)
+    kept = [("fake_score.unlearnt", batch) for step in (1, 2) for batch in batches_of("backtracking", step)]
+    assert notes.calls[:4] == kept
+    assert learnt(notes.calls) == [(1, 1), (2, 2), (2, 3), (2, 4)]
+    assert [call[1] for call in notes.calls if call[0] == "fake_score.fit"][:4] == kept
+    notes.calls.clear()
+    play(notes, staleness=2, start=5)
+    assert notes.calls == [], "a stage that is over asks for nothing"
