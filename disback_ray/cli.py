@@ -26,6 +26,9 @@ recipes_app = typer.Typer(
 )
 app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
 
+Trust = Annotated[
+    bool, typer.Option("--trust-modules", help="Run the code of the module:factory that the run or teacher names as its network.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -86,6 +89,7 @@ def sample(
     out: Annotated[
         str, typer.Option(help="Where to: a .png (a picture) or an .npz (arrays x and, with classes, labels).")
     ] = "samples.png",
+    trust_modules: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Draw samples from a run's generator in one step, or from a teacher as its owners do."""
@@ -93,19 +97,20 @@ def sample(
 
     if not out.endswith((".png", ".npz")):
         raise ConfigError(f"--out {out}: name a .png or an .npz file")
-    save_samples(load_model(model, steps=steps), n, seed=seed, out=Path(out))
+    save_samples(load_model(model, steps=steps, trust_modules=trust_modules), n, seed=seed, out=Path(out))
     print(out)
 
 
 @app.command()
 def inspect(
     where: Annotated[str, typer.Argument(help="A teacher's file (.pkl, .pt), or the folder of a teacher, a generator or a run.")],
+    trust_modules: Trust = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a checkpoint is, or why it is refused. Nothing in it is executed."""
+    """Say what a checkpoint is, or why it is refused. Nothing in it is executed, unless you trust the module that it names."""
     from disback_ray.inspection import inspect as look
 
-    for name, value in look(where).items():
+    for name, value in look(where, trust_modules=trust_modules).items():
         print(f"{name:14}{value}")
 
 

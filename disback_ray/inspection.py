@@ -7,36 +7,41 @@ from torch import nn
 from disback_ray.actors.generator import SETTINGS as GENERATOR
 from disback_ray.errors import CheckpointError
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
+from disback_ray.networks.module import ModuleSpec
 from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, GeneratorSpec, MLPSpec
 from disback_ray.run_folder import SUMMARY, is_run
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher
 from disback_ray.teachers.drawing import limits
 from disback_ray.teachers.saved import SETTINGS as DENOISER
-from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly
+from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly, refuse_modules
 
 Facts = dict[str, str]
 
 U_NETS = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM"}
 PRECONDITIONINGS = {"EDMPrecond": "EDM", "VPPrecond": "VP", "VEPrecond": "VE"}
+PREDICTIONS = {"x0": "x_0", "epsilon": "ε", "v": "v"}
 SCALINGS = {"boundary": "consistency model", "standard": "diffusion model of openai's consistency models"}
 
 
-def inspect(where: str | Path) -> Facts:
+def inspect(where: str | Path, *, trust_modules: bool = False) -> Facts:
     """What a teacher's file, a teacher's folder, a generator's folder or a run's folder holds: names and values, in order.
 
-    All weights are read, so that what is told is what would load. Raises CheckpointError where that is refused.
+    All weights are read, so that what is told is what would load. trust_modules: it may be a module of the user's own, whose code is
+    then run. Raises CheckpointError where loading is refused.
     """
     folder, name = Folder.of_file(where)
     if folder.size(name) is not None:
         return _file(str(where))
     folder = Folder.at(where)
     if folder.has(DENOISER):
-        return {"kind": "teacher's folder", **_denoiser(load_spec(folder), load_denoiser(folder))}
+        spec = load_spec(folder)
+        refuse_modules(spec, where=folder.uri, trust=trust_modules)
+        return {"kind": "teacher's folder", **_denoiser(spec, load_denoiser(folder))}
     if folder.has(GENERATOR):
-        return {"kind": "generator's folder", **_generator(folder)}
+        return {"kind": "generator's folder", **_generator(folder, trust_modules)}
     if is_run(folder):
-        return _run(folder)
+        return _run(folder, trust_modules)
     if not folder.names():
         raise CheckpointError(f"{where}: nothing is there")
     raise CheckpointError(f"{where}: neither a teacher's folder ({DENOISER}), nor a generator's ({GENERATOR}), nor a run's")
@@ -67,6 +72,8 @@ def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
         what = f"{U_NETS[network.network]}, {PRECONDITIONINGS[network.precond]} preconditioning"
     elif isinstance(network, ConsistencySpec):
         what = f"openai's ADM, {SCALINGS[network.scalings]}"
+    elif isinstance(network, ModuleSpec):
+        what = f"the module {network.module}, which gives {PREDICTIONS[network.prediction]}"
     else:
         what = f"{'DDPM++' if isinstance(network, DDPMppSpec) else 'residual MLP'}, EDM preconditioning"
     return {
@@ -78,9 +85,10 @@ def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
     }
 
 
-def _generator(folder: Folder) -> Facts:
+def _generator(folder: Folder, trust_modules: bool) -> Facts:
     settings = folder.read_json(GENERATOR)
     spec = GeneratorSpec.from_json(settings)
+    refuse_modules(spec, where=folder.uri, trust=trust_modules)
     network = spec.build()
     load_strictly(network, folder.read_tensors(WEIGHTS, sha256=settings.get("weights", {}).get("sha256")), where=folder.uri)
     if isinstance(spec.network, MLPSpec):
@@ -94,11 +102,11 @@ def _generator(folder: Folder) -> Facts:
     return facts | {"σ": f"one step from σ = {spec.sigma_init:g}"}
 
 
-def _run(folder: Folder) -> Facts:
+def _run(folder: Folder, trust_modules: bool) -> Facts:
     summary = folder.read_json(SUMMARY) if folder.has(SUMMARY) else {}
     facts = {"kind": f"run of {summary.get('recipe', 'an unknown recipe')}, {summary.get('status', 'not begun')}"}
     if (folder / "generator").has(GENERATOR):
-        return facts | _generator(folder / "generator")
+        return facts | _generator(folder / "generator", trust_modules)
     return facts | {"generator": "none yet: finish the run with the same `disback-ray run` command"}
 
 

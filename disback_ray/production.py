@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from disback_ray.actors.company import Places, denoiser_spec
-from disback_ray.config import Recipe, Teacher
+from disback_ray.actors.company import Places, denoiser_spec, student_spec
+from disback_ray.config import Recipe, Teacher, TeacherModule
 from disback_ray.data.sources import NoData
-from disback_ray.errors import CheckpointError
+from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.interruption import Stop
+from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.progress import Watcher
 from disback_ray.run_folder import (
     SUMMARY,
@@ -20,6 +21,8 @@ from disback_ray.run_folder import (
 )
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import import_teacher
+from disback_ray.teachers.own import keep_module
+from disback_ray.teachers.saved import is_saved, load_spec
 from disback_ray.teachers.training import TeacherPlan
 
 
@@ -55,17 +58,46 @@ class Production:
 
 
 def teacher_folder(recipe: Recipe, cache: Folder) -> Folder:
-    """Where the teacher lies, or will once it is trained. One from a file is put there now.
+    """Where the teacher lies, or will once it is trained. One from a file or a module is put there now.
 
-    Raises CheckpointError where the file is missing, damaged, refused or not what the recipe expects; then nothing is written.
+    Raises CheckpointError where the file is missing, damaged, refused or not what the recipe expects, ConfigError where a module
+    can't be used; then nothing is written.
     """
-    if isinstance(recipe.teacher, Teacher):
-        return cache / teacher_name(teacher_plan(recipe))
     asked = recipe.teacher
+    if isinstance(asked, Teacher):
+        return cache / teacher_name(teacher_plan(recipe))
+    if isinstance(asked, TeacherModule):
+        with _named("teacher"):
+            return keep_module(cache, asked.spec, weights=asked.weights)
     try:
         return import_teacher(cache, asked.checkpoint, format=asked.format, scalings=asked.scalings, expected=asked.expects)
     except CheckpointError as error:
         raise CheckpointError(f"teacher.checkpoint: {error}") from None
+
+
+def check_networks(recipe: Recipe, teacher: Folder) -> None:
+    """Tries the networks that only a run can: modules, and a student's for the shape that a teacher's file has.
+
+    Raises ConfigError where one doesn't fit, CheckpointError where the teacher's folder names a module that the recipe doesn't.
+    """
+    trained = isinstance(recipe.teacher, Teacher)
+    spec = denoiser_spec(recipe) if trained else load_spec(teacher)
+    if trained and spec.module and not is_saved(teacher):
+        with _named("teacher.network"):
+            spec.check()
+    student = student_spec(recipe, spec)
+    if isinstance(student.network, DenoiserSpec) and recipe.student.network != "teacher":
+        with _named("student.network"):
+            student.network.check()
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Puts the recipe's key before what is wrong with its value."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def teacher_plan(recipe: Recipe) -> TeacherPlan:

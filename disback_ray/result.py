@@ -21,7 +21,7 @@ from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher
 from disback_ray.teachers.drawing import draw_from_teacher, draws_in_one_step
 from disback_ray.teachers.saved import SETTINGS as SETTINGS_OF_DENOISER
-from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly
+from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly, refuse_modules
 
 DEFAULT_STEPS = 18
 
@@ -63,10 +63,11 @@ class TeacherModel:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run. folder: where it lies; summary: summary.json."""
+    """A finished run. folder: where it lies; summary: summary.json; trust_modules: whether a module that it names may run its code."""
 
     folder: Folder
     summary: dict[str, Any]
+    trust_modules: bool = False
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -103,10 +104,12 @@ class RunResult:
     def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None) -> Tensor:
         """n one-step samples: [n, C, H, W] in [-1, 1], or points [n, 2]. labels: [n] class ids; None takes the classes evenly.
 
-        Raises CheckpointError where the generator is missing or damaged, ConfigError where n or the labels don't fit it.
+        Raises CheckpointError where the generator is missing, damaged, or a module that isn't trusted, ConfigError where n or the
+        labels don't fit it.
         """
         settings, folder = self._settings(), self.folder / "generator"
         spec = GeneratorSpec.from_json(settings)
+        refuse_modules(spec, where=folder.uri, trust=self.trust_modules)
         wanted = _wanted(n, spec.shape, labels, spec.classes)
         network = spec.build()
         load_strictly(network, folder.read_tensors(WEIGHTS, sha256=settings["weights"]["sha256"]), where=folder.uri)
@@ -114,18 +117,22 @@ class RunResult:
         return draw(network.to(device), dict(network.state_dict()), wanted, seed=seed, device=device).cpu()
 
 
-def load_run(folder: str | Path) -> RunResult:
-    """The run in a folder. Raises CheckpointError where there is none."""
+def load_run(folder: str | Path, *, trust_modules: bool = False) -> RunResult:
+    """The run in a folder. trust_modules: its generator may be a module of the user's own, whose code drawing from it then runs.
+
+    Raises CheckpointError where there is none.
+    """
     place = Folder.at(folder)
     if not place.has(SUMMARY):
         raise CheckpointError(f"{folder}: no run of disback-ray is there (it has no {SUMMARY})")
-    return RunResult(place, place.read_json(SUMMARY))
+    return RunResult(place, place.read_json(SUMMARY), trust_modules)
 
 
-def load_teacher(where: str | Path, *, steps: int | None = None) -> TeacherModel:
+def load_teacher(where: str | Path, *, steps: int | None = None, trust_modules: bool = False) -> TeacherModel:
     """A teacher from its owners' file, or from the folder of one that a run has imported or trained.
 
-    steps: of a diffusion model, 18 by default. Raises CheckpointError where there is none, ConfigError where the steps don't fit it.
+    steps: of a diffusion model, 18 by default; trust_modules: it may be a module of the user's own, whose code is then run.
+    Raises CheckpointError where there is none, ConfigError where the steps don't fit it.
     """
     folder, name = Folder.of_file(where)
     if folder.size(name) is not None:
@@ -133,7 +140,9 @@ def load_teacher(where: str | Path, *, steps: int | None = None) -> TeacherModel
         found = read_teacher(data, name=str(where), format=format_of(data, name=str(where)), expected=Expected())
         denoiser, spec = cast(nn.Module, found.denoiser), found.spec
     else:
-        denoiser, spec = load_denoiser(Folder.at(where)), load_spec(Folder.at(where))
+        spec = load_spec(Folder.at(where))
+        refuse_modules(spec, where=str(where), trust=trust_modules)
+        denoiser = load_denoiser(Folder.at(where))
     if draws_in_one_step(denoiser) and steps not in (None, 1):
         raise ConfigError(f"--steps {steps}: {where} is a consistency model, and draws in one step")
     if steps is not None and steps < 1:
@@ -141,14 +150,14 @@ def load_teacher(where: str | Path, *, steps: int | None = None) -> TeacherModel
     return TeacherModel(denoiser, spec, steps or DEFAULT_STEPS)
 
 
-def load_model(where: str | Path, *, steps: int | None = None) -> Model:
+def load_model(where: str | Path, *, steps: int | None = None, trust_modules: bool = False) -> Model:
     """A teacher's file or folder, or a run. Raises what load_teacher and load_run raise, and ConfigError for steps of a run."""
     folder, name = Folder.of_file(where)
     if folder.size(name) is not None or Folder.at(where).has(SETTINGS_OF_DENOISER):
-        return load_teacher(where, steps=steps)
+        return load_teacher(where, steps=steps, trust_modules=trust_modules)
     if steps is not None:
         raise ConfigError(f"--steps {steps}: a run's generator draws in one; steps are for a teacher's file or folder")
-    return load_run(where)
+    return load_run(where, trust_modules=trust_modules)
 
 
 def _wanted(n: int, shape: tuple[int, ...], labels: Tensor | list[int] | None, classes: int) -> Drawn:

@@ -9,7 +9,7 @@ from disback_ray.actors.company import Places
 from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe
 from disback_ray.errors import ConfigError, DisbackError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
-from disback_ray.production import Production, Stopped, teacher_folder
+from disback_ray.production import Production, Stopped, check_networks, teacher_folder
 from disback_ray.progress import OnConsole, Silent, Watcher
 from disback_ray.rehearsal import Rehearsal
 from disback_ray.report import render
@@ -77,7 +77,7 @@ def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool) -> RunResul
             raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: --fresh doesn't delete it")
         return None
     found = claim(folder, recipe, seed=seed)
-    return RunResult(folder, found) if found and found.get("status") == "complete" else None
+    return RunResult(folder, found, trust_modules=True) if found and found.get("status") == "complete" else None
 
 
 def _produce(
@@ -87,9 +87,10 @@ def _produce(
     """All stages. Whatever ends them early, what there is stays in the folder, with a summary and a report of it."""
     cache = storage / CACHE
     places = Places(teacher_folder(recipe, cache), folder, cache)
+    check_networks(recipe, places.teacher)
     if not fresh:
         check_teacher(folder, places.teacher)
-    with theatre(cluster, in_process=in_process, watch=watch) as stage:
+    with theatre(cluster, in_process=in_process, watch=watch, modules=recipe.modules) as stage:
         stop.listen()
         stage.check(trains_teacher=not is_saved(places.teacher))
         if fresh:
@@ -128,7 +129,7 @@ def _produce(
             production.metrics.flush()
             production.save_summary()
             _report(production)
-    return RunResult(folder, folder.read_json(SUMMARY))
+    return RunResult(folder, folder.read_json(SUMMARY), trust_modules=True)
 
 
 def _summary(folder: Folder, recipe: Recipe, seed: int) -> Summary:

@@ -1,6 +1,6 @@
 """Where a run is played: on Ray, or all in this process. Both train the teacher and put the cast on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -112,14 +112,17 @@ def _cast(roles: dict[str, RoleResources]) -> dict[str, RoleResources]:
 
 
 @contextmanager
-def theatre(cluster: ClusterConfig, *, in_process: bool, watch: Watcher) -> Iterator[Theatre]:
-    """The place for a run, until the block ends. Raises ConfigError where the roles contradict one another, ClusterError without Ray."""
+def theatre(cluster: ClusterConfig, *, in_process: bool, watch: Watcher, modules: Sequence[str] = ()) -> Iterator[Theatre]:
+    """The place for a run, until the block ends. modules: each module:factory that the roles will import.
+
+    Raises ConfigError where the roles contradict one another, ClusterError without Ray.
+    """
     check(_cast(cluster.roles.by_name()))
     if in_process:
         yield InProcess(cluster)
         return
     watch.stage("starting Ray" if cluster.address == "local" else f"connecting to Ray at {cluster.address}")
-    with attach(cluster.address) as session:
+    with attach(cluster.address, modules=[name.partition(":")[0] for name in modules]) as session:
         stage = OnRay(cluster, watch, private=session.owned)
         try:
             yield stage

@@ -5,7 +5,7 @@ import json
 
 import torch
 
-from disback_ray.config import Recipe, Teacher
+from disback_ray.config import Recipe, Teacher, TeacherModule
 from disback_ray.evaluation.digit_judge import FEATURES
 from disback_ray.networks.consistency_unet import ConsistencyUNet
 from disback_ray.networks.edm import build_edm
@@ -33,7 +33,10 @@ def tiny_overrides(recipe: Recipe, cache: Folder) -> list[str]:
     """What makes the recipe tiny. A teacher's file of the kind that it expects, with random weights, is put into the cache."""
     common = [f"name={recipe.name}-tiny", *STEPS]
     if isinstance(recipe.teacher, Teacher):
-        return [*common, *TRAINING, WIDTHS[recipe.teacher.network.kind]]
+        width = WIDTHS.get(recipe.teacher.network.kind)
+        return [*common, *TRAINING, *([width] if width else [])]
+    if isinstance(recipe.teacher, TeacherModule):
+        return common
     expected = recipe.teacher.expects
     classes, network = expected.classes or 0, expected.network or "ddpmpp"
     is_edm = recipe.teacher.format == "edm"

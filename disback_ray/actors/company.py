@@ -18,11 +18,11 @@ from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast
 from disback_ray.config import Recipe, RoleResources, Teacher
 from disback_ray.data.sources import GridData, NoData, RingData
-from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
+from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec
 from disback_ray.run_folder import CONFIG
 from disback_ray.storage import Folder
 from disback_ray.teachers.mixture import ExactMixture
-from disback_ray.teachers.saved import load_spec
+from disback_ray.teachers.saved import load_spec, refuse_modules
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,26 @@ def denoiser_spec(recipe: Recipe) -> DenoiserSpec:
     return DenoiserSpec(recipe.teacher.network, recipe.data.shape, recipe.data.classes, recipe.teacher.sigma_data)
 
 
+def student_spec(recipe: Recipe, teacher: DenoiserSpec) -> GeneratorSpec:
+    """The generator of a recipe: the teacher's network or one of its own, for the teacher's samples."""
+    chosen = recipe.student.network
+    network: DenoiserSpec | MLPSpec
+    if chosen == "teacher":
+        network = teacher
+    elif isinstance(chosen, MLPSpec):
+        network = chosen
+    else:
+        network = DenoiserSpec(chosen, teacher.shape, teacher.classes, teacher.sigma_data)
+    return GeneratorSpec(network, teacher.shape, teacher.classes, recipe.student.sigma_init)
+
+
 def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
-    """Each role's class, and the arguments that build it wherever it runs. Raises CheckpointError unless the teacher is in its place."""
+    """Each role's class, and the arguments that build it wherever it runs.
+
+    Raises CheckpointError unless the teacher is in its place, and is no module that the recipe doesn't name.
+    """
     teacher = load_spec(places.teacher)  # the network that the teacher, the path's nodes and s_φ share
+    refuse_modules(teacher, where=places.teacher.uri, trust=teacher.module in recipe.modules)
     path = places.run / "path"
     back, student, data = recipe.backtracking, recipe.student, recipe.data
     exact = (
@@ -66,8 +83,7 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
         else None
     )
     own = student.network == "teacher"
-    network = teacher if student.network == "teacher" else student.network
-    spec = GeneratorSpec(network, teacher.shape, teacher.classes, student.sigma_init)
+    spec = student_spec(recipe, teacher)
     stages = {
         degradation.STAGE: StageSettings(max(recipe.recording.steps, 1), recipe.batch, recipe.recording.optimiser),
         backtracking.STAGE: StageSettings(

@@ -1,9 +1,11 @@
 """How the driver gets to a Ray cluster: a private one, the one on this machine, one by address, or the one already in use."""
 
+import importlib.util
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +34,12 @@ class Session:
 
 
 @contextmanager
-def attach(address: str, *, connect_timeout: float = 10.0) -> Iterator[Session]:
+def attach(address: str, *, connect_timeout: float = 10.0, modules: Sequence[str] = ()) -> Iterator[Session]:
     """Connects to `local` (a private cluster), `auto` (the one that `ray start` runs here) or `host:port`, until the block ends.
 
-    A connection that this process already has is used instead, and stays. connect_timeout: seconds for the address to answer.
+    A connection that this process already has is used instead, and stays; it has to know the modules already.
+    connect_timeout: seconds for the address to answer. modules: the user's own, which travel to the cluster's machines unless they
+    are installed here as packages are.
     Raises ClusterError where the address is wrong, silent, of another Ray or Python version, or another than the one in use.
     """
     if "://" in address:
@@ -45,15 +49,15 @@ def attach(address: str, *, connect_timeout: float = 10.0) -> Iterator[Session]:
         return
     try:
         if address == "local":
-            _start_private()
+            _start_private(modules)
         else:
-            _connect(_resolve(address), timeout=connect_timeout)
+            _connect(_resolve(address), timeout=connect_timeout, modules=modules)
         yield Session(ray.get_runtime_context().gcs_address, owned=address == "local")
     finally:
         ray.shutdown()
 
 
-def _start_private() -> None:
+def _start_private(modules: Sequence[str]) -> None:
     with _loopback():
         try:
             ray.init(
@@ -62,6 +66,7 @@ def _start_private() -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                runtime_env={"py_modules": _files_of(modules)} if modules else None,
             )
         except Exception as error:
             raise ClusterError(f"address: local: a private Ray didn't start: {_one_line(error)}") from error
@@ -93,23 +98,23 @@ def _resolve(address: str) -> str:
     return str(named)
 
 
-def _connect(address: str, *, timeout: float) -> None:
+def _connect(address: str, *, timeout: float, modules: Sequence[str]) -> None:
     host, port = _split(address)
     _check_answers(host, port, timeout=timeout)
     if not services.find_node_ids():  # type: ignore[no-untyped-call]  # without one on this machine, Ray would look for it for a minute
         raise ClusterError(f"address: {address}: this machine is not part of that cluster: {ON_THE_CLUSTER}")
     if _is_loopback(host):
         with _loopback():
-            _join(address)
+            _join(address, modules)
     else:
-        _join(address)
+        _join(address, modules)
 
 
-def _join(address: str) -> None:
+def _join(address: str, modules: Sequence[str]) -> None:
     tries = os.environ.get(CONNECT_TRIES)
     os.environ[CONNECT_TRIES] = tries or "1"
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_shipped())
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_shipped(modules))
     except Exception as error:
         cause = str(error.__cause__ or error)
         if "InvalidAuthToken" in cause:
@@ -122,9 +127,18 @@ def _join(address: str) -> None:
             del os.environ[CONNECT_TRIES]
 
 
-def _shipped() -> dict[str, list[str]] | None:
+def _shipped(modules: Sequence[str]) -> dict[str, list[str]] | None:
     """Machines of the cluster get this very package, installed there or not. A job that Ray started carries what it needs."""
-    return None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"py_modules": [str(PACKAGE)]}
+    return None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"py_modules": [str(PACKAGE), *_files_of(modules)]}
+
+
+def _files_of(modules: Sequence[str]) -> list[str]:
+    """The folders of packages and the .py files in which the modules are, but for what is installed: that is everywhere already."""
+    found = [importlib.util.find_spec(name.partition(".")[0]) for name in modules]
+    places = [spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin for spec in found if spec]
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")]
+    files = dict.fromkeys(str(Path(place).resolve()) for place in places if place and Path(place).exists())  # not `built-in`
+    return [file for file in files if not any(Path(file).is_relative_to(folder) for folder in installed)]
 
 
 def _check_answers(host: str, port: int, *, timeout: float) -> None:

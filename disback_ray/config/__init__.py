@@ -4,7 +4,7 @@ from disback_ray.config.cluster import ClusterConfig, RoleResources, Roles
 from disback_ray.config.loading import load_cluster, load_recipe, recipe_text, shipped
 from disback_ray.config.parsing import parse
 from disback_ray.config.recipe import Backtracking, Evaluation, Recipe, Recording, Student
-from disback_ray.config.teacher import Teacher, TeacherFile, TeacherTraining
+from disback_ray.config.teacher import Teacher, TeacherFile, TeacherModule, TeacherTraining
 
 __all__ = [
     "Backtracking",
@@ -17,6 +17,7 @@ __all__ = [
     "Student",
     "Teacher",
     "TeacherFile",
+    "TeacherModule",
     "TeacherTraining",
     "load_cluster",
     "load_recipe",

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
 
 def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
     """One complaint as `key: value: what is wrong`: the deepest, which in a union is that of the member which nearly fits."""
-    problem = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
+    problem = max(error.errors(include_url=False), key=_fit)
     keys, kind = _without_tags(problem["loc"], data, model)
     where = ".".join(str(key) for key in keys)
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if problem["type"] in UNKNOWN:
         return f"unknown key {where}{nearest(str(keys[-1]), _keys(kind))}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"{where}: missing"
@@ -23,6 +25,12 @@ def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
         return message
     shown = repr(problem["input"])
     return f"{where}: {shown if len(shown) < 60 else shown[:56] + ' …'}: {message[:1].lower()}{message[1:]}"
+
+
+def _fit(complaint: Any) -> tuple[int, int]:
+    """How deep it is; of equals, not that keys stand where a word could, and rather an unknown key than one that is missing for it."""
+    word = complaint["type"] == "literal_error" and isinstance(complaint["input"], Mapping)
+    return len(complaint["loc"]), 0 if word else 2 if complaint["type"] in UNKNOWN else 1
 
 
 def _without_tags(location: Iterable[int | str], data: Any, model: Any) -> tuple[list[int | str], Any]:

@@ -12,6 +12,7 @@ from disback_ray.config.complaints import explain
 from disback_ray.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+FILES = (("teacher", "checkpoint"), ("teacher", "weights"))
 
 
 def parse(text: str, *, model: type[Model], where: str, overrides: Sequence[str] = (), beside: Path | None = None) -> Model:
@@ -51,11 +52,12 @@ def _refuse_truth_as_number(written: Any, read: Any, *, where: str, key: str = "
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:
-    """Makes the teacher's file, where one is named, absolute."""
-    teacher = data.get("teacher")
-    named = teacher.get("checkpoint") if isinstance(teacher, dict) else None
-    if isinstance(teacher, dict) and isinstance(named, str) and "://" not in named:
-        teacher["checkpoint"] = os.path.abspath(folder / Path(named).expanduser())
+    """Makes the files that a recipe names absolute."""
+    for part, key in FILES:
+        holder = data.get(part)
+        named = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and isinstance(named, str) and "://" not in named:
+            holder[key] = os.path.abspath(folder / Path(named).expanduser())
 
 
 def _override(data: dict[str, Any], text: str) -> None:

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Ge, Lt, MinLen
 from pydantic import Field, model_validator
 
@@ -12,23 +11,25 @@ from disback_ray.algorithms.noise import KarrasNoise, LogNormalNoise, Positive
 from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.algorithms.records import WireDtype
 from disback_ray.config.base import AnyNoise, Frozen, Whole, check_order, refuse_unknown_keys
-from disback_ray.config.teacher import AnyTeacher, Teacher, TeacherFile
+from disback_ray.config.networks import StudentNetwork, check_network, check_student
+from disback_ray.config.teacher import AnyTeacher, Teacher, TeacherModule
 from disback_ray.data.sources import DigitsData, GridData, NoData, PointsData, RingData
 from disback_ray.evaluation.digit_judge import FEATURES
-from disback_ray.networks.spec import Count, MLPSpec, ResNetMLPSpec
+from disback_ray.networks.module import ModuleSpec
+from disback_ray.networks.spec import Count, DenoiserSpec, MLPSpec, ResNetMLPSpec
 
-refuse_unknown_keys(DigitsData, RingData, GridData, NoData, MLPSpec)
+refuse_unknown_keys(DigitsData, RingData, GridData, NoData)
 
 AnyData = Annotated[DigitsData | RingData | GridData | NoData, Field(discriminator="kind")]
 
 
 class Student(Frozen):
-    """network: 'teacher' (same network, same first weights) or one of its own with random weights.
+    """network: 'teacher' (same network, same first weights) or one of its own with random weights, smaller for example.
 
     sigma_init: G(z) = D(σ_init z, σ_init). ema: the decay of the weights' moving average, which samples are drawn with; 0 for none.
     """
 
-    network: Literal["teacher"] | MLPSpec = "teacher"
+    network: Literal["teacher"] | StudentNetwork = "teacher"
     sigma_init: Positive = 80.0
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
 
@@ -110,30 +111,43 @@ class Recipe(Frozen):
             raise ValueError(f"micro_batches: {self.micro_batches} don't divide batch, {self.batch}")
         check_order(self.fit_noise, "fit_noise")
         check_order(self.backtracking.noise, "backtracking.noise")
-        if isinstance(self.teacher, TeacherFile):
-            self._check_without_data()
-        else:
+        if isinstance(self.teacher, Teacher):
             self._check_with_data(self.teacher)
+        elif isinstance(self.teacher, TeacherModule):
+            self._check_with_module(self.teacher)
+        else:
+            self._check_without_data()
         return self
 
     def _check_with_data(self, teacher: Teacher) -> None:
         if isinstance(self.data, NoData):
             raise ValueError("data.kind: none is for a teacher from a file (teacher.checkpoint); this one is trained on data")
         points = isinstance(self.data, PointsData)
-        if points != isinstance(teacher.network, ResNetMLPSpec):
+        if points != isinstance(teacher.network, ResNetMLPSpec) and not isinstance(teacher.network, ModuleSpec):
             raise ValueError(f"teacher.network.kind: {teacher.network.kind} is not for data of kind {self.data.kind}")
         if teacher.exact_score and not points:
             raise ValueError(f"teacher.exact_score: no exact score is known for data of kind {self.data.kind}")
         if not points and self.evaluation.samples is not None and self.evaluation.samples <= FEATURES:
             raise ValueError(f"evaluation.samples: {self.evaluation.samples}; the judge has {FEATURES} features: more are needed")
-        try:
-            with torch.device("meta"):
-                teacher.network.build(self.data.shape, classes=self.data.classes)
-        except (ValueError, RuntimeError, AssertionError) as error:
-            raise ValueError(f"teacher.network: can't be built for samples of shape {self.data.shape}: {error}") from None
-        if isinstance(self.student.network, MLPSpec) and not points:
-            raise ValueError(f"student.network.kind: mlp is not for data of kind {self.data.kind}")
+        spec = DenoiserSpec(teacher.network, self.data.shape, self.data.classes, teacher.sigma_data)
+        check_network(spec, "teacher.network")
+        if self.student.network != "teacher":
+            check_student(self.student.network, self.data.shape, self.data.kind)
         check_order(teacher.training.noise, "teacher.training.noise")
+
+    def _check_with_module(self, teacher: TeacherModule) -> None:
+        if isinstance(self.data, NoData):
+            if len(teacher.shape) == 1:
+                raise ValueError("data.kind: none: points can't be shown without data: name ring or grid")
+            if self.evaluation.samples is not None:
+                raise ValueError(f"evaluation.samples: {self.evaluation.samples}: without data nothing is measured; leave it out")
+        elif (teacher.shape, teacher.classes) != (self.data.shape, self.data.classes):
+            raise ValueError(
+                f"teacher.shape, teacher.classes: {list(teacher.shape)}, {teacher.classes}; data of kind {self.data.kind} "
+                f"have {list(self.data.shape)}, {self.data.classes}"
+            )
+        if self.student.network != "teacher":
+            check_student(self.student.network, teacher.shape, self.data.kind)
 
     def _check_without_data(self) -> None:
         if not isinstance(self.data, NoData):
@@ -144,6 +158,15 @@ class Recipe(Frozen):
             raise ValueError("student.network.kind: mlp is for points, and a teacher from a file makes images")
         if self.evaluation.samples is not None:
             raise ValueError(f"evaluation.samples: {self.evaluation.samples}: without data nothing is measured; leave it out")
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Each module:factory that the recipe names, and whose code a run of it therefore runs."""
+        teacher = self.teacher.network if isinstance(self.teacher, Teacher) else self.teacher
+        named = [
+            network.module for network in (teacher, self.student.network) if isinstance(network, (ModuleSpec, TeacherModule))
+        ]
+        return tuple(dict.fromkeys(named))
 
     @property
     def switches(self) -> tuple[path.Switch, ...]:

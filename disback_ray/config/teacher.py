@@ -1,20 +1,20 @@
-"""recipe.yaml's teacher: one that is trained on the recipe's data, or one from a file."""
+"""recipe.yaml's teacher: one that is trained on the recipe's data, one from a file, or anybody's module."""
 
 from typing import Annotated, Any
 
-from annotated_types import Ge, Le, Lt
-from pydantic import Discriminator, Field, Tag, model_validator
+from annotated_types import Ge, Le, Lt, MinLen
+from pydantic import BaseModel, Discriminator, Field, JsonValue, Tag, model_validator
 
 from disback_ray.algorithms.noise import LogNormalNoise, Positive
 from disback_ray.algorithms.optimiser import OptimiserSettings
-from disback_ray.config.base import AnyNoise, Frozen, refuse_unknown_keys
+from disback_ray.config.base import AnyNoise, Frozen, Whole, refuse_unknown_keys
+from disback_ray.config.networks import AnyNetwork
 from disback_ray.networks.imported import Scalings
-from disback_ray.networks.spec import Count, DDPMppSpec, ResNetMLPSpec
+from disback_ray.networks.module import ModuleSpec, Prediction
+from disback_ray.networks.spec import Count, DenoiserSpec
 from disback_ray.teachers.checkpoint import Expected, Format
 
-refuse_unknown_keys(Expected, DDPMppSpec, ResNetMLPSpec)
-
-AnyNetwork = Annotated[DDPMppSpec | ResNetMLPSpec, Field(discriminator="kind")]
+refuse_unknown_keys(Expected)
 
 
 class TeacherTraining(Frozen):
@@ -67,14 +67,46 @@ class TeacherFile(Frozen):
         return self.format == "consistency" and self.scalings == "boundary"
 
 
+class TeacherModule(Frozen):
+    """Anybody's torch.nn.Module: what `module:factory` returns, given kwargs, with the weights of a safetensors file or its own.
+
+    prediction: what its forward(x, sigma, condition) gives; shape: one sample's; classes: 0 where unconditional.
+    """
+
+    module: str
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    prediction: Prediction = "x0"
+    weights: str | None = None
+    shape: Annotated[tuple[Count, ...], MinLen(1)]
+    classes: Whole = 0
+    sigma_data: Positive = 0.5
+    sampling_steps: Annotated[int, Ge(2)] = 18
+
+    @property
+    def spec(self) -> DenoiserSpec:
+        network = ModuleSpec(self.module, dict(self.kwargs), self.prediction)
+        return DenoiserSpec(network, self.shape, self.classes, self.sigma_data)
+
+    @model_validator(mode="after")
+    def _check(self) -> "TeacherModule":
+        if len(self.shape) not in (1, 3):
+            raise ValueError(f"shape: {list(self.shape)}: [channels, height, width] of images, or [2] of points")
+        return self
+
+
 def _teacher_kind(teacher: Any) -> str:
     """The union's member that a teacher's keys are meant for."""
-    from_file = isinstance(teacher, TeacherFile) or (
-        isinstance(teacher, dict) and not {"checkpoint", "format"}.isdisjoint(teacher)
-    )
-    return "TeacherFile" if from_file else "Teacher"
+    if isinstance(teacher, BaseModel):
+        return type(teacher).__name__
+    keys = set(teacher) if isinstance(teacher, dict) else set()
+    if "module" in keys:
+        return "TeacherModule"
+    return "TeacherFile" if {"checkpoint", "format"} & keys else "Teacher"
 
 
 AnyTeacher = Annotated[
-    Annotated[Teacher, Tag("Teacher")] | Annotated[TeacherFile, Tag("TeacherFile")], Discriminator(_teacher_kind)
+    Annotated[Teacher, Tag("Teacher")]
+    | Annotated[TeacherFile, Tag("TeacherFile")]
+    | Annotated[TeacherModule, Tag("TeacherModule")],
+    Discriminator(_teacher_kind),
 ]

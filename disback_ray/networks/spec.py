@@ -8,9 +8,10 @@ from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor, nn
 
 from disback_ray.algorithms.noise import Positive
-from disback_ray.errors import CheckpointError
+from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.mlp import MLP, ResNetMLP
+from disback_ray.networks.module import ModuleSpec, try_out
 from disback_ray.networks.preconditioning import EDMPrecond, Preconditioning
 from disback_ray.networks.song_unet import SongUNet
 
@@ -68,12 +69,13 @@ class MLPSpec:
     kind: Literal["mlp"] = "mlp"
 
 
-NetworkSpec = DDPMppSpec | ResNetMLPSpec | EDMSpec | ConsistencySpec
+NetworkSpec = DDPMppSpec | ResNetMLPSpec | EDMSpec | ConsistencySpec | ModuleSpec
 NETWORKS: dict[str, type[NetworkSpec]] = {
     "ddpmpp": DDPMppSpec,
     "resnet-mlp": ResNetMLPSpec,
     "edm": EDMSpec,
     "consistency": ConsistencySpec,
+    "own": ModuleSpec,
 }
 
 
@@ -91,7 +93,10 @@ class DenoiserSpec:
     sigma_data: Positive | None
 
     def build(self, *, seed: int = 0) -> nn.Module:
-        """The denoiser with the initial weights that `seed` gives, in `eval` mode: no dropout, so that a step can be replayed."""
+        """The denoiser with the initial weights that `seed` gives, in `eval` mode: no dropout, so that a step can be replayed.
+
+        Raises ConfigError where it is somebody's module, and that can't be imported or built.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = self.network.build(self.shape, classes=self.classes)
@@ -99,6 +104,22 @@ class DenoiserSpec:
             return network.eval()
         assert self.sigma_data is not None, "only a network with its own preconditioning has none"
         return EDMPrecond(network, sigma_data=self.sigma_data, label_dim=self.classes).eval()
+
+    def check(self) -> None:
+        """Raises ConfigError where the network can't be built for such samples, or somebody's module gives something else."""
+        if isinstance(self.network, ModuleSpec):
+            try_out(self.build(), self.network.module, self.shape)
+            return
+        try:
+            with torch.device("meta"):
+                self.network.build(self.shape, classes=self.classes)
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise ConfigError(f"can't be built for samples of shape {self.shape}: {error}") from None
+
+    @property
+    def module(self) -> str | None:
+        """The module:factory whose code building it runs; None where all of it is ours."""
+        return self.network.module if isinstance(self.network, ModuleSpec) else None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -158,6 +179,11 @@ class GeneratorSpec:
             torch.manual_seed(seed)
             network = MLP(dimension=self.shape[0], width=self.network.width, hidden_layers=self.network.hidden_layers)
         return Direct(network).eval()
+
+    @property
+    def module(self) -> str | None:
+        """The module:factory whose code building it runs; None where all of it is ours."""
+        return self.network.module if isinstance(self.network, DenoiserSpec) else None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from disback_ray.errors import CheckpointError
-from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.storage import Folder
 
 SETTINGS, WEIGHTS = "denoiser.json", "model.safetensors"
@@ -46,6 +46,18 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, where: st
     except RuntimeError as error:
         first = str(error).replace("\t", " ").splitlines()[1:2] or [str(error)]
         raise CheckpointError(f"{where}: the weights don't fit the network: {first[0].strip()[:200]}") from None
+
+
+def refuse_modules(spec: DenoiserSpec | GeneratorSpec, *, where: str, trust: bool) -> None:
+    """Raises CheckpointError where building the network would run a module's code, and nobody has said that it is to be trusted.
+
+    load_denoiser doesn't ask: who takes a folder from elsewhere does, before it.
+    """
+    if spec.module and not trust:
+        raise CheckpointError(
+            f"{where}: its network is the module {spec.module}, whose code loading it would run: "
+            "say --trust-modules (trust_modules=True) if you trust it"
+        )
 
 
 class Restorable(Protocol):
