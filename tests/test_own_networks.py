@@ -135,7 +135,6 @@ def test_what_does_not_fit_is_said_in_one_line_and_nothing_is_written(recipe: Pa
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (recipe.parent / "out").exists()
-    assert not (recipe.parent / "storage").exists()
 
 
 def test_a_ddpmpp_smaller_than_its_teacher(tiny: Any, ray_cluster: str, tmp_path: Path) -> None:
