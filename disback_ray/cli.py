@@ -1,5 +1,6 @@
 """The command line: thin; each command is a call that Python can make as well."""
 
+import importlib.metadata
 import sys
 import traceback
 from pathlib import Path
@@ -32,10 +33,26 @@ Trust = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(importlib.metadata.version("disback-ray"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_say_version)] = False,
+) -> None:
+    """What is asked of the whole."""
+
+
 @app.command()
 def run(
     recipe: Annotated[
-        str | None, typer.Argument(help="A shipped recipe (see `recipes`) or a YAML file; default: digits.")
+        str | None,
+        typer.Argument(
+            help="A shipped recipe (see `recipes`), a YAML file, or a run's config.yaml, which has cluster and seed too; default: digits."
+        ),
     ] = None,
     cluster: Annotated[
         str | None,
@@ -44,7 +61,7 @@ def run(
     out: Annotated[
         str | None, typer.Option(help="The run's folder or URI; default: runs/RECIPE. Used again, the run goes on.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn; default: 0.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from disback_ray.config import ClusterConfig, Recipe
+from disback_ray.config import ClusterConfig, Recipe, is_resolved
 from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.storage import Folder
 
@@ -74,7 +74,7 @@ def _config(folder: Folder) -> dict[str, Any] | None:
         found = yaml.safe_load(folder.read(CONFIG))
     except (yaml.YAMLError, ValueError):
         return None
-    return found if isinstance(found, dict) and {"recipe", "seed", "cluster"} <= found.keys() else None
+    return found if is_resolved(found) else None
 
 
 def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from disback_ray.actors.company import Places
-from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe
+from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe, resolved
 from disback_ray.errors import ConfigError, DisbackError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
 from disback_ray.production import Production, Stopped, check_networks, teacher_folder
@@ -29,7 +29,7 @@ def run(
     *,
     cluster: str | Path | ClusterConfig | None = None,
     out: str | Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     overrides: Sequence[str] = (),
     in_process: bool = False,
     fresh: bool = False,
@@ -38,18 +38,21 @@ def run(
 ) -> RunResult:
     """Distils a recipe's teacher into a one-step generator; goes on where the same run was left.
 
-    recipe: a shipped recipe's name or a YAML file; None takes the cluster file's, else 'digits'. cluster: a shipped name, a YAML
-    file, or settings; None is a private local Ray. out: the run's folder, by default the recipe's name in the cluster's storage.
+    recipe: a shipped recipe's name or a YAML file; None takes the cluster file's, else 'digits'. A run's config.yaml brings cluster and
+    seed with it. cluster: a shipped name, a YAML file, or settings; None is a private local Ray. out: the run's folder, by default
+    the recipe's name in the cluster's storage. seed: 0 where none is given.
     overrides: `key=value`, of the recipe, or of the cluster file with `cluster.` before the key. in_process: no Ray, all roles here.
     fresh: delete what an earlier run left in the folder. progress: show it on the terminal. tiny: the recipe at the size of a test,
     with random weights in place of the teacher's file; `overrides` still count.
 
     Raises DisbackError (see errors.py) with one line for a user; KeyboardInterrupt once what there is has been kept.
     """
-    if not 0 <= seed < 2**63:
+    run_again = resolved(str(recipe)) if recipe is not None else None
+    seed = (run_again or {"seed": 0})["seed"] if seed is None else seed
+    if type(seed) is not int or not 0 <= seed < 2**63:
         raise ConfigError(f"seed: {seed}: expected a whole number of 0 … 2⁶³ - 1")
     mine = [o.removeprefix("cluster.") for o in overrides if o.startswith("cluster.")]
-    places_on = load_cluster(cluster, overrides=mine)
+    places_on = load_cluster(cluster or (str(recipe) if run_again else None), overrides=mine)
     name = recipe or places_on.recipe or DEFAULT_RECIPE
     storage = Folder.at(places_on.storage)
     changes = [o for o in overrides if not o.startswith("cluster.")]

@@ -1,5 +1,6 @@
 """The command line, in this process: what it prints, and the one line that it says where something is wrong."""
 
+import importlib.metadata
 import io
 import json
 import os
@@ -42,6 +43,11 @@ def test_help_says_what_to_do_first(command: Command) -> None:
         assert all(name in said.out for name in ("run", "sample", "recipes"))
     options = command("run", "--help").out
     assert all(name in options for name in ("--cluster", "--out", "--seed", "--set", "--in-process", "--fresh", "--debug"))
+
+
+def test_the_version(command: Command) -> None:
+    said = command("--version")
+    assert (said.status, said.out, said.err) == (0, f"{importlib.metadata.version('disback-ray')}\n", "")
 
 
 def test_recipes_are_listed_with_a_line_each(command: Command) -> None:

@@ -172,6 +172,23 @@ def test_a_complete_run_is_given_at_once(tiny: Any, ring8: Path, command: Comman
     assert contents(ring8) == before
 
 
+def test_a_run_s_settings_are_recipe_seed_and_cluster_in_one(tiny: Any, ring8: Path, command: Command, tmp_path: Path) -> None:
+    said = command("run", str(ring8 / "config.yaml"), "--out", str(ring8))
+    assert (said.status, said.err.count("complete: nothing to do")) == (0, 1)
+    for more, found in {("--seed", "1"): "seed: 0 there, 1 here", ("--set", "batch=16"): "batch: 32 there, 16 here"}.items():
+        assert found in command("run", str(ring8 / "config.yaml"), "--out", str(ring8), *more).complaint
+    settings = yaml.safe_load((ring8 / "config.yaml").read_text())
+    copy = tmp_path / "again.yaml"
+    copy.write_text(yaml.safe_dump(settings | {"seed": 7}))
+    assert "seed: 0 there, 7 here" in command("run", str(copy), "--out", str(ring8)).complaint
+    copy.write_text(yaml.safe_dump(settings | {"seed": True}))
+    assert command("run", str(copy), "--out", str(ring8)).complaint.startswith("seed: True: expected a whole number")
+    copy.write_text(yaml.safe_dump(settings | {"cluster": settings["cluster"] | {"storage": "s4://bucket"}}))
+    assert command("run", str(copy)).complaint.startswith("storage s4://bucket: ")
+    assert "complete: nothing to do" in command("run", str(copy), "--cluster", "local", "--out", str(ring8)).err
+    assert load_cluster(ring8 / "config.yaml").storage == str(tiny.storage)
+
+
 def test_another_run_s_folder_is_refused(tiny: Any, ring8: Path, command: Command) -> None:
     before = contents(ring8)
     for more, said in {

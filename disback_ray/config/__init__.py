@@ -1,7 +1,7 @@
 """recipe.yaml and cluster.yaml → frozen models."""
 
 from disback_ray.config.cluster import ClusterConfig, RoleResources, Roles
-from disback_ray.config.loading import load_cluster, load_recipe, recipe_text, shipped
+from disback_ray.config.loading import is_resolved, load_cluster, load_recipe, recipe_text, resolved, shipped
 from disback_ray.config.parsing import parse
 from disback_ray.config.recipe import Backtracking, Evaluation, Recipe, Recording, Student
 from disback_ray.config.teacher import Teacher, TeacherFile, TeacherModule, TeacherTraining
@@ -19,9 +19,11 @@ __all__ = [
     "TeacherFile",
     "TeacherModule",
     "TeacherTraining",
+    "is_resolved",
     "load_cluster",
     "load_recipe",
     "parse",
     "recipe_text",
+    "resolved",
     "shipped",
 ]

@@ -1,9 +1,9 @@
-"""Recipes and cluster files by name or file."""
+"""Recipes and cluster files by name or file; a run's config.yaml is both, with the seed."""
 
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -13,6 +13,8 @@ from disback_ray.config.parsing import Model, parse
 from disback_ray.config.recipe import Recipe
 from disback_ray.errors import ConfigError
 
+RESOLVED = frozenset({"recipe", "seed", "cluster"})
+"""What a run's config.yaml holds."""
 SHIPPED = resources.files("disback_ray") / "configs"
 
 
@@ -22,14 +24,17 @@ def shipped(folder: Literal["recipes", "clusters"]) -> list[str]:
 
 
 def load_recipe(name: str, *, overrides: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe's name or a YAML file, with `key=value` overrides. Raises ConfigError."""
+    """A shipped recipe's name, a YAML file or a run's config.yaml, with `key=value` overrides. Raises ConfigError."""
     recipe = _load(name, folder="recipes", model=Recipe, overrides=overrides)
     assert recipe.switches  # checks the nodes against the steps
     return recipe
 
 
 def load_cluster(name: str | Path | ClusterConfig | None, *, overrides: Sequence[str] = ()) -> ClusterConfig:
-    """A shipped cluster file's name, a YAML file (None: `local`) or settings, with `key=value` overrides. Raises ConfigError."""
+    """A shipped cluster file's name, a YAML file, a run's config.yaml or settings (None: `local`), with `key=value` overrides.
+
+    Raises ConfigError.
+    """
     if isinstance(name, ClusterConfig):
         text = yaml.safe_dump(name.model_dump(mode="json", by_alias=True))
         return parse(text, model=ClusterConfig, where="cluster", overrides=overrides)
@@ -41,9 +46,24 @@ def recipe_text(name: str) -> str:
     return _text(name, folder="recipes")
 
 
+def resolved(name: str, *, folder: Literal["recipes", "clusters"] = "recipes") -> dict[str, Any] | None:
+    """What a run's config.yaml holds, where `name` is one: recipe, seed and cluster. Raises ConfigError where it is no file."""
+    try:
+        found = yaml.safe_load(_text(name, folder=folder))
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return None  # parse() says what is wrong
+    return found if is_resolved(found) else None
+
+
+def is_resolved(found: Any) -> bool:
+    return isinstance(found, dict) and found.keys() == RESOLVED
+
+
 def _load(name: str, *, folder: Literal["recipes", "clusters"], model: type[Model], overrides: Sequence[str]) -> Model:
     beside = Path.cwd() if name in shipped(folder) else Path(name).expanduser().absolute().parent
-    return parse(_text(name, folder=folder), model=model, where=name, overrides=overrides, beside=beside)
+    run = resolved(name, folder=folder)
+    text = _text(name, folder=folder) if run is None else yaml.safe_dump(run[folder[:-1]])
+    return parse(text, model=model, where=name, overrides=overrides, beside=beside)
 
 
 def _text(name: str, *, folder: Literal["recipes", "clusters"]) -> str:
