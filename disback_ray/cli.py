@@ -4,7 +4,7 @@ import importlib.metadata
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
@@ -97,11 +97,21 @@ def run(
 
 @app.command()
 def sample(
-    model: Annotated[str, typer.Argument(help="A run's folder or URI; or a teacher's file (.pkl, .pt) or folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder or URI; or a teacher's file (.pkl, .pt), its folder, or its id on the Hugging Face Hub."
+        ),
+    ],
     n: Annotated[int, typer.Option("--n", help="How many samples.")] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Of a diffusion teacher's sampler (Heun's); 18 by default. Generators have one step.")
+        int | None,
+        typer.Option(help="Of a diffusion teacher's sampler; Heun's 18 or DDIM's 50 by default. Generators have one step."),
+    ] = None,
+    sampler: Annotated[
+        Literal["heun", "ddim"] | None,
+        typer.Option(help="Of a diffusion teacher; by default DDIM for DDPMs, Heun's method for all else."),
     ] = None,
     out: Annotated[
         str, typer.Option(help="Where to: a .png (a picture) or an .npz (arrays x and, with classes, labels).")
@@ -114,13 +124,19 @@ def sample(
 
     if not out.endswith((".png", ".npz")):
         raise ConfigError(f"--out {out}: name a .png or an .npz file")
-    save_samples(load_model(model, steps=steps, trust_modules=trust_modules), n, seed=seed, out=Path(out))
+    found = load_model(model, steps=steps, sampler=sampler, trust_modules=trust_modules)
+    save_samples(found, n, seed=seed, out=Path(out))
     print(out)
 
 
 @app.command()
 def inspect(
-    where: Annotated[str, typer.Argument(help="A teacher's file (.pkl, .pt), or the folder of a teacher, a generator or a run.")],
+    where: Annotated[
+        str,
+        typer.Argument(
+            help="A teacher's file (.pkl, .pt), folder or id on the Hugging Face Hub, or the folder of a generator or a run."
+        ),
+    ],
     trust_modules: Trust = False,
     debug: Debug = False,
 ) -> None:

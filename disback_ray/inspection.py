@@ -6,13 +6,15 @@ from torch import nn
 
 from disback_ray.actors.generator import SETTINGS as GENERATOR
 from disback_ray.errors import CheckpointError
+from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.module import ModuleSpec
 from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, GeneratorSpec, MLPSpec
 from disback_ray.run_folder import SUMMARY, is_run
 from disback_ray.storage import Folder
-from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher
+from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher, read_teacher_folder
 from disback_ray.teachers.drawing import limits
+from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.saved import SETTINGS as DENOISER
 from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly, refuse_modules
 
@@ -20,12 +22,12 @@ Facts = dict[str, str]
 
 U_NETS = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM"}
 PRECONDITIONINGS = {"EDMPrecond": "EDM", "VPPrecond": "VP", "VEPrecond": "VE"}
-PREDICTIONS = {"x0": "x_0", "epsilon": "ε", "v": "v"}
+PREDICTIONS = {"x0": "x_0", "sample": "x_0", "epsilon": "ε", "v": "v", "v_prediction": "v"}
 SCALINGS = {"boundary": "consistency model", "standard": "diffusion model of openai's consistency models"}
 
 
 def inspect(where: str | Path, *, trust_modules: bool = False) -> Facts:
-    """What a teacher's file, a teacher's folder, a generator's folder or a run's folder holds: names and values, in order.
+    """What a teacher's file or folder, one on the Hugging Face Hub, a generator's folder or a run's holds: names and values, in order.
 
     All weights are read, so that what is told is what would load. trust_modules: it may be a module of the user's own, whose code is
     then run. Raises CheckpointError where loading is refused.
@@ -42,6 +44,8 @@ def inspect(where: str | Path, *, trust_modules: bool = False) -> Facts:
         return {"kind": "generator's folder", **_generator(folder, trust_modules)}
     if is_run(folder):
         return _run(folder, trust_modules)
+    if is_diffusers(str(where)):
+        return _diffusers(str(where))
     if not folder.names():
         raise CheckpointError(f"{where}: nothing is there")
     raise CheckpointError(f"{where}: neither a teacher's folder ({DENOISER}), nor a generator's ({GENERATOR}), nor a run's")
@@ -65,8 +69,14 @@ def _file(name: str) -> Facts:
     return facts
 
 
+def _diffusers(name: str) -> Facts:
+    with diffusers_folder(name) as path:
+        found = read_teacher_folder(path, name=name, expected=Expected())
+    facts = {"kind": "diffusers' folder: teacher.format: diffusers", **_denoiser(found.spec, found.denoiser)}
+    return facts | {"precision": f"{found.precision} in the file; float32 here"}
+
+
 def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
-    low, high = limits(denoiser)
     network = spec.network
     if isinstance(network, EDMSpec):
         what = f"{U_NETS[network.network]}, {PRECONDITIONINGS[network.precond]} preconditioning"
@@ -74,6 +84,9 @@ def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
         what = f"openai's ADM, {SCALINGS[network.scalings]}"
     elif isinstance(network, ModuleSpec):
         what = f"the module {network.module}, which gives {PREDICTIONS[network.prediction]}"
+    elif isinstance(network, DDPMSpec):
+        betas = "β of a table" if network.schedule.betas else f"{network.schedule.kind.replace('_', ' ')} β"
+        what = f"diffusers' UNet2DModel, predicts {PREDICTIONS[network.prediction]}, {network.schedule.steps} times, {betas}"
     else:
         what = f"{'DDPM++' if isinstance(network, DDPMppSpec) else 'residual MLP'}, EDM preconditioning"
     return {
@@ -81,8 +94,15 @@ def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
         **_samples(spec.shape, spec.classes),
         "parameters": _count(denoiser),
         "precision": "float32",
-        "σ": f"{low:.3g} … {high:.3g} when sampled; σ_data {spec.sigma_data:g}",
+        "σ": _sigmas(spec, denoiser),
     }
+
+
+def _sigmas(spec: DenoiserSpec, denoiser: nn.Module) -> str:
+    if isinstance(spec.network, DDPMSpec):
+        return f"{spec.network.schedule.sigma_min:.3g} … {spec.network.schedule.sigma_max:.4g}, of its times"
+    low, high = limits(denoiser)
+    return f"{low:.3g} … {high:.3g} when sampled; σ_data {spec.sigma_data:g}"
 
 
 def _generator(folder: Folder, trust_modules: bool) -> Facts:
@@ -99,7 +119,7 @@ def _generator(folder: Folder, trust_modules: bool) -> Facts:
             "precision": "float32",
         }
     facts = _denoiser(spec.network, network.denoiser)  # type: ignore[arg-type]
-    return facts | {"σ": f"one step from σ = {spec.sigma_init:g}"}
+    return facts | {"σ": f"one step from σ = {network.sigma_init:.4g}"}
 
 
 def _run(folder: Folder, trust_modules: bool) -> Facts:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from disback_ray.actors.company import Places, denoiser_spec, student_spec
+from disback_ray.algorithms.noise import span
 from disback_ray.config import Recipe, Teacher, TeacherModule
 from disback_ray.data.sources import NoData
 from disback_ray.errors import CheckpointError, ConfigError
@@ -24,6 +25,9 @@ from disback_ray.teachers.checkpoint import import_teacher
 from disback_ray.teachers.own import keep_module
 from disback_ray.teachers.saved import is_saved, load_spec
 from disback_ray.teachers.training import TeacherPlan
+
+ROUNDING = 1e-3
+"""Of a range of σ: a recipe writes it in a few digits."""
 
 
 class Stopped(Exception):
@@ -61,7 +65,7 @@ def teacher_folder(recipe: Recipe, cache: Folder) -> Folder:
     """Where the teacher lies, or will once it is trained. One from a file or a module is put there now.
 
     Raises CheckpointError where the file is missing, damaged, refused or not what the recipe expects, ConfigError where a module
-    can't be used; then nothing is written.
+    can't be used, or the recipe's noise is not the teacher's; then nothing is written.
     """
     asked = recipe.teacher
     if isinstance(asked, Teacher):
@@ -70,9 +74,32 @@ def teacher_folder(recipe: Recipe, cache: Folder) -> Folder:
         with _named("teacher"):
             return keep_module(cache, asked.spec, weights=asked.weights)
     try:
-        return import_teacher(cache, asked.checkpoint, format=asked.format, scalings=asked.scalings, expected=asked.expects)
+        folder = import_teacher(cache, asked.checkpoint, format=asked.format, scalings=asked.scalings, expected=asked.expects)
     except CheckpointError as error:
         raise CheckpointError(f"teacher.checkpoint: {error}") from None
+    check_noise(recipe, load_spec(folder))
+    return folder
+
+
+def check_noise(recipe: Recipe, spec: DenoiserSpec) -> None:
+    """Whether all noise is of levels that the teacher knows, where it knows a table of them. Raises ConfigError."""
+    if spec.schedule is None:
+        return
+    least, most = spec.schedule.sigma_min, spec.schedule.sigma_max
+    ranges = {
+        "fit_noise": span(recipe.fit_noise),
+        "backtracking.noise": span(recipe.backtracking.noise),
+        "student.sigma_init": (recipe.student.sigma_init, recipe.student.sigma_init),
+    }
+    for key, (low, high) in ranges.items():
+        if low < least * (1 - ROUNDING) or high > most * (1 + ROUNDING):
+            levels = f"σ of {low:.4g} … {high:.4g}" if high > low else f"σ = {low:.4g}"
+            law = "" if key.startswith("student") else "; {kind: timesteps} draws from a schedule"
+            raise ConfigError(f"{key}: {levels}, and the teacher knows {least:.4g} … {most:.4g}{law}")
+    if recipe.teacher.sampling_steps > spec.schedule.steps:
+        raise ConfigError(
+            f"teacher.sampling_steps: {recipe.teacher.sampling_steps}: the teacher knows {spec.schedule.steps} times"
+        )
 
 
 def check_networks(recipe: Recipe, teacher: Folder) -> None:

@@ -3,7 +3,7 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.pictures import image_grid, snapshots
 from disback_ray.run_folder import SUMMARY
 from disback_ray.storage import Folder
-from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher
-from disback_ray.teachers.drawing import draw_from_teacher, draws_in_one_step
+from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher, read_teacher_folder
+from disback_ray.teachers.drawing import Sampler, draw_from_teacher, draws_in_one_step, most_steps, sampler_of
+from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.saved import SETTINGS as SETTINGS_OF_DENOISER
 from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly, refuse_modules
 
-DEFAULT_STEPS = 18
+DEFAULT_STEPS: dict[Sampler, int] = {"heun": 18, "ddim": 50}
 
 
 class Model(Protocol):
@@ -37,11 +38,12 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class TeacherModel:
-    """A teacher to look at. steps: of Heun's sampler; a consistency model draws in one."""
+    """A teacher to look at. steps: of the sampler; a consistency model draws in one."""
 
     denoiser: nn.Module
     spec: DenoiserSpec
     steps: int
+    sampler: Sampler
 
     @property
     def classes(self) -> int:
@@ -56,7 +58,7 @@ class TeacherModel:
         denoiser = self.denoiser.to(device)
 
         def sample(z: Tensor, condition: Tensor | None) -> Tensor:
-            return draw_from_teacher(denoiser, z, condition, steps=self.steps)
+            return draw_from_teacher(denoiser, z, condition, steps=self.steps, sampler=self.sampler)
 
         return draw_in_chunks(sample, _wanted(n, self.spec.shape, labels, self.classes), seed=seed, device=device).cpu()
 
@@ -128,35 +130,51 @@ def load_run(folder: str | Path, *, trust_modules: bool = False) -> RunResult:
     return RunResult(place, place.read_json(SUMMARY), trust_modules)
 
 
-def load_teacher(where: str | Path, *, steps: int | None = None, trust_modules: bool = False) -> TeacherModel:
-    """A teacher from its owners' file, or from the folder of one that a run has imported or trained.
+def load_teacher(
+    where: str | Path, *, steps: int | None = None, sampler: Sampler | None = None, trust_modules: bool = False
+) -> TeacherModel:
+    """A teacher from its owners' file or folder, by its id on the Hugging Face Hub, or from the folder that a run made of it.
 
-    steps: of a diffusion model, 18 by default; trust_modules: it may be a module of the user's own, whose code is then run.
-    Raises CheckpointError where there is none, ConfigError where the steps don't fit it.
+    steps, sampler: of a diffusion model; by default what its owners draw with, in 18 steps of Heun's method or 50 of DDIM.
+    trust_modules: it may be a module of the user's own, whose code is then run.
+    Raises CheckpointError where there is none, ConfigError where steps or sampler don't fit it.
     """
+    denoiser, spec = _teacher(str(where), trust_modules=trust_modules)
+    if draws_in_one_step(denoiser) and (steps not in (None, 1) or sampler is not None):
+        given = f"--sampler {sampler}" if sampler else f"--steps {steps}"
+        raise ConfigError(f"{given}: {where} is a consistency model, and draws in one step")
+    chosen = sampler or sampler_of(denoiser)
+    most = most_steps(denoiser, chosen)
+    if steps is not None and not 1 <= steps <= most:
+        raise ConfigError(f"--steps {steps}: {'at least one' if steps < 1 else f'{where} knows {most:.0f} times of noise'}")
+    return TeacherModel(denoiser, spec, steps or int(min(DEFAULT_STEPS[chosen], most)), chosen)
+
+
+def _teacher(where: str, *, trust_modules: bool) -> tuple[nn.Module, DenoiserSpec]:
     folder, name = Folder.of_file(where)
     if folder.size(name) is not None:
-        data = read_file(str(where))
-        found = read_teacher(data, name=str(where), format=format_of(data, name=str(where)), expected=Expected())
-        denoiser, spec = cast(nn.Module, found.denoiser), found.spec
+        data = read_file(where)
+        found = read_teacher(data, name=where, format=format_of(data, name=where), expected=Expected())
+    elif is_diffusers(where):
+        with diffusers_folder(where) as path:
+            found = read_teacher_folder(path, name=where, expected=Expected())
     else:
         spec = load_spec(Folder.at(where))
-        refuse_modules(spec, where=str(where), trust=trust_modules)
-        denoiser = load_denoiser(Folder.at(where))
-    if draws_in_one_step(denoiser) and steps not in (None, 1):
-        raise ConfigError(f"--steps {steps}: {where} is a consistency model, and draws in one step")
-    if steps is not None and steps < 1:
-        raise ConfigError(f"--steps {steps}: at least one")
-    return TeacherModel(denoiser, spec, steps or DEFAULT_STEPS)
+        refuse_modules(spec, where=where, trust=trust_modules)
+        return load_denoiser(Folder.at(where)), spec
+    return found.denoiser, found.spec
 
 
-def load_model(where: str | Path, *, steps: int | None = None, trust_modules: bool = False) -> Model:
-    """A teacher's file or folder, or a run. Raises what load_teacher and load_run raise, and ConfigError for steps of a run."""
+def load_model(
+    where: str | Path, *, steps: int | None = None, sampler: Sampler | None = None, trust_modules: bool = False
+) -> Model:
+    """A teacher, or a run. Raises what load_teacher and load_run raise, and ConfigError for steps or a sampler of a run."""
     folder, name = Folder.of_file(where)
-    if folder.size(name) is not None or Folder.at(where).has(SETTINGS_OF_DENOISER):
-        return load_teacher(where, steps=steps, trust_modules=trust_modules)
-    if steps is not None:
-        raise ConfigError(f"--steps {steps}: a run's generator draws in one; steps are for a teacher's file or folder")
+    if folder.size(name) is not None or Folder.at(where).has(SETTINGS_OF_DENOISER) or is_diffusers(str(where)):
+        return load_teacher(where, steps=steps, sampler=sampler, trust_modules=trust_modules)
+    if steps is not None or sampler is not None:
+        given = f"--steps {steps}" if steps is not None else f"--sampler {sampler}"
+        raise ConfigError(f"{given}: a run's generator draws in one step; steps and samplers are for teachers")
     return load_run(where, trust_modules=trust_modules)
 
 

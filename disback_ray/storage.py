@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,18 @@ class Folder:
             with filesystem.open_output_stream(f"{target}{ASIDE}") as stream:
                 stream.write(data)
             filesystem.move(f"{target}{ASIDE}", target)
+
+    @contextmanager
+    def here(self) -> Iterator[Path]:
+        """The folder on this machine, to be read: itself, or a copy of it that goes with the block. Raises CheckpointError."""
+        if self.is_local:
+            yield self.local_path
+            return
+        filesystem, path = self._open()
+        with tempfile.TemporaryDirectory() as copy:
+            with _one_line(f"read {self.uri}"):
+                fs.copy_files(path, copy, filesystem, fs.LocalFileSystem())
+            yield Path(copy)
 
     def read(self, name: str) -> bytes:
         """Raises CheckpointError where the file is missing or can't be read."""

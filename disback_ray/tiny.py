@@ -2,16 +2,21 @@
 
 import io
 import json
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from disback_ray.config import Recipe, Teacher, TeacherModule
 from disback_ray.evaluation.digit_judge import FEATURES
+from disback_ray.hugging_face import diffusers
 from disback_ray.networks.consistency_unet import ConsistencyUNet
 from disback_ray.networks.edm import build_edm
 from disback_ray.networks.imported import EDMNetwork
 from disback_ray.storage import Folder
 from disback_ray.teachers.edm_writer import edm_pickle
+from disback_ray.teachers.hub import INDEX
 
 SIDE = 8
 STEPS = (
@@ -40,9 +45,15 @@ def tiny_overrides(recipe: Recipe, cache: Folder) -> list[str]:
     expected = recipe.teacher.expects
     classes, network = expected.classes or 0, expected.network or "ddpmpp"
     is_edm = recipe.teacher.format == "edm"
-    folder, name = cache / "tiny", f"edm-{network}-{classes}.pkl" if is_edm else f"consistency-{classes}.pt"
-    if not folder.has(name):  # once: torch writes the same weights with other names each time
-        folder.write(name, _edm_file(network, classes) if is_edm else _consistency_file(classes))
+    folder = cache / "tiny"
+    if recipe.teacher.format == "diffusers":
+        name = f"ddpm-{classes}"
+        if not (folder / name).has(INDEX):
+            _ddpm_folder(folder / name, classes)
+    else:
+        name = f"edm-{network}-{classes}.pkl" if is_edm else f"consistency-{classes}.pt"
+        if not folder.has(name):  # once: torch writes the same weights with other names each time
+            folder.write(name, _edm_file(network, classes) if is_edm else _consistency_file(classes))
     return [*common, f"teacher.checkpoint={json.dumps((folder / name).uri)}", f"teacher.expects.resolution={SIDE}"]
 
 
@@ -63,3 +74,23 @@ def _consistency_file(classes: int) -> bytes:
         )  # fmt: skip
     torch.save(network.state_dict(), file)
     return file.getvalue()
+
+
+def write_ddpm(folder: Path, *, classes: int = 0, prediction: str = "epsilon", seed: int = 0, **unet: Any) -> None:
+    """Saves a small DDPM with random weights as diffusers does, in the layout of google/ddpm-cifar10-32. unet: other arguments of it."""
+    arguments: dict[str, Any] = {
+        "sample_size": SIDE, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 8,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = diffusers().UNet2DModel(**arguments | {"num_class_embeds": classes or None} | unet)
+    diffusers().DDPMPipeline(network, diffusers().DDPMScheduler(prediction_type=prediction)).save_pretrained(folder)
+
+
+def _ddpm_folder(folder: Folder, classes: int) -> None:
+    """The index is written last: a folder that has it is whole."""
+    with tempfile.TemporaryDirectory() as aside:
+        write_ddpm(Path(aside), classes=classes)
+        for file in sorted(Path(aside).rglob("*.*"), key=lambda file: file.name == INDEX):
+            folder.write(file.relative_to(aside).as_posix(), file.read_bytes())

@@ -15,8 +15,10 @@ from torch import Tensor
 import disback_ray
 from disback_ray.algorithms.records import Drawn
 from disback_ray.algorithms.sampling import classes_evenly, draw_in_chunks
+from disback_ray.cli import main
 from disback_ray.config import ClusterConfig, Recipe, load_recipe, parse
 from disback_ray.errors import CheckpointError, ConfigError, DisbackError, RunFolderError
+from disback_ray.inspection import inspect
 from disback_ray.networks.consistency_unet import ConsistencyUNet
 from disback_ray.networks.edm import build_edm
 from disback_ray.result import load_model, load_teacher
@@ -26,6 +28,7 @@ from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.teachers.edm_pickle import read_edm_pickle
 from disback_ray.teachers.edm_writer import edm_pickle
 from disback_ray.teachers.saved import load_denoiser, load_spec
+from disback_ray.tiny import write_ddpm
 
 HERE = Path(__file__).parent
 _found = importlib.util.spec_from_file_location("written_edm_pickles", HERE / "teachers" / "test_edm_pickle.py")
@@ -258,6 +261,9 @@ def test_files_are_relative_to_the_recipe_and_in_options_to_the_working_director
     assert named("teacher.checkpoint=../x.pkl") == str(tmp_path.parent / "x.pkl")
     assert named("teacher.checkpoint=s3://bucket/x.pkl") == "s3://bucket/x.pkl"
     assert named(recipe="ffhq64-edm") == f"{tmp_path}/edm-ffhq-64x64-uncond-vp.pkl"
+    assert named(recipe="cifar10-ddim") == "google/ddpm-cifar10-32", "the Hub's"
+    (tmp_path / "google" / "ddpm-cifar10-32").mkdir(parents=True)
+    assert named(recipe="cifar10-ddim") == f"{tmp_path}/google/ddpm-cifar10-32", "a folder here goes first"
 
 
 REFUSED = {
@@ -267,6 +273,11 @@ REFUSED = {
     "training": ("teacher.training={steps: 3}", r"unknown key teacher\.training"),
     "expectation": ("teacher.expects.resolutoin=64", r"unknown key teacher\.expects\.resolutoin; did you mean 'resolution'"),
     "scalings": ("teacher.scalings=standard", "an EDM file brings its own"),
+    "scalings of a folder": (
+        "teacher={checkpoint: x, format: diffusers, scalings: standard}",
+        "a folder of diffusers' brings its own",
+    ),
+    "a network of EDM's": ("teacher={checkpoint: x, format: diffusers, expects: {network: adm}}", "none of EDM's networks"),
     "data": ("data={kind: digits}", r"data: \{kind: none\}"),
     "points": ("student.network={kind: mlp}", "mlp is for points"),
     "samples": ("evaluation.samples=100", "nothing is measured"),
@@ -289,6 +300,40 @@ def test_a_trained_teacher_needs_data() -> None:
 def test_a_recipe_comes_back_from_what_a_run_keeps_of_it(tmp_path: Path) -> None:
     recipe = load_recipe(str(recipe_file(tmp_path, "x.pkl")))
     assert parse(recipe.model_dump_json(), model=Recipe, where="config.yaml") == recipe
+
+
+NOISE_OF_OTHERS = {
+    "fit_noise={kind: lognormal}": r"fit_noise: σ of 0 … inf, and the teacher knows 0\.01 … 157\.4; \{kind: timesteps\}",
+    "backtracking.noise={kind: karras}": r"backtracking\.noise: σ of 0\.00\d+ … 7\d\.\d+, and the teacher knows 0\.01",
+    "student.sigma_init=160": r"student\.sigma_init: σ = 160, and the teacher knows 0\.01 … 157\.4$",
+    "teacher.sampling_steps=1001": r"teacher\.sampling_steps: 1001: the teacher knows 1000 times",
+}
+
+
+@pytest.mark.parametrize("override", NOISE_OF_OTHERS)
+def test_noise_that_the_teacher_does_not_know_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=NOISE_OF_OTHERS[override]):
+        disback_ray.run(
+            "cifar10-ddim", cluster=ClusterConfig(storage=str(tmp_path)), in_process=True, tiny=True, overrides=[override]
+        )
+    assert not (tmp_path / "cifar10-ddim-tiny").exists()
+
+
+def test_samples_of_a_ddpm_by_either_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ddpm(tmp_path / "ddpm")
+    ddim, heun = load_model(tmp_path / "ddpm", steps=3), load_model(tmp_path / "ddpm", steps=3, sampler="heun")
+    assert ddim.generate(2).shape == (2, 3, 8, 8)
+    assert not torch.allclose(ddim.generate(2), heun.generate(2))
+    assert torch.equal(load_model(tmp_path / "ddpm", steps=3, sampler="ddim").generate(2), ddim.generate(2)), "its owners'"
+    for options, says in ((["--steps", "1001"], "knows 1000 times of noise"), (["--sampler", "euler"], "heun")):
+        with pytest.raises(SystemExit) as ended:
+            main(["sample", str(tmp_path / "ddpm"), *options])
+        assert ended.value.code == 2
+        assert says in capsys.readouterr().err
+    facts = inspect(tmp_path / "ddpm")
+    assert facts["kind"] == "diffusers' folder: teacher.format: diffusers"
+    assert facts["network"] == "diffusers' UNet2DModel, predicts ε, 1000 times, linear β"
+    assert (facts["images"], facts["σ"]) == ("3 × 8 × 8 (channels, height, width), in [-1, 1]", "0.01 … 157.4, of its times")
 
 
 # ---- samples
@@ -317,8 +362,9 @@ def test_steps_are_for_those_that_take_several(tmp_path: Path) -> None:
     teacher = load_model(file)
     assert teacher.generate(3).shape == (3, 3, 16, 16)
     assert teacher.generate(3).abs().max() <= 1
-    with pytest.raises(ConfigError, match="draws in one step"):
-        load_model(file, steps=2)
+    for options in ({"steps": 2}, {"sampler": "ddim"}):
+        with pytest.raises(ConfigError, match="draws in one step"):
+            load_model(file, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="at least one"):
         load_model(edm_file(tmp_path, "edm_ddpmpp_uncond")[0], steps=0)
     with pytest.raises(CheckpointError, match="no run"):

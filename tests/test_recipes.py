@@ -18,6 +18,7 @@ RECIPES = shipped("recipes")
 FROM_FILES = [name for name in RECIPES if isinstance(load_recipe(name).teacher, TeacherFile)]
 EDM = [name for name in FROM_FILES if name.endswith("-edm")]
 CD = [name for name in FROM_FILES if name.endswith("-cd")]
+LIKE_EDM = [*EDM, "cifar10-ddim"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def _rows(run: disback_ray.RunResult) -> list[dict[str, object]]:
     return rows
 
 
-@pytest.mark.parametrize("name", ["imagenet64-edm", "lsun-cat-cd"])
+@pytest.mark.parametrize("name", ["imagenet64-edm", "lsun-cat-cd", "cifar10-ddim"])
 def test_over_actors_it_is_the_same_run(name: str, storage: Path, ray_cluster: str) -> None:
     here = played(name, storage, out=f"{name}-here", in_process=True)
     there = played(name, storage, out=f"{name}-there", in_process=False, address=ray_cluster)
@@ -63,7 +64,7 @@ def test_the_paper_s_settings(name: str) -> None:
     assert recipe.student.network == "teacher"
     back = recipe.backtracking
     assert recipe.switches[-1].node == 0
-    if name in EDM:
+    if name in LIKE_EDM:
         assert (back.steps, recipe.batch, recipe.batch // recipe.micro_batches) == (500_000, 32, 8)
         assert recipe.switches == (Switch(0, 3), Switch(1000, 2), Switch(2000, 1), Switch(12_000, 0))
         assert (back.generator.kind, back.fake_score.kind) == ("adam", "adam")
@@ -74,6 +75,7 @@ def test_the_paper_s_settings(name: str) -> None:
 
 
 def test_each_row_of_the_table_has_its_recipe() -> None:
+    assert set(FROM_FILES) == {*EDM, *CD, "cifar10-ddim"}
     assert set(EDM) == {"ffhq64-edm", "afhqv2-64-edm", "imagenet64-edm", "cifar10-edm"}
     assert set(CD) == {"ffhq64-cd", "afhqv2-64-cd", "imagenet64-cd", "lsun-bedroom-cd", "lsun-cat-cd"}
 

@@ -7,13 +7,15 @@ number of micro-batches nor that of replicas changes what is drawn.
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
+
+from disback_ray.algorithms.vp_schedule import VPSchedule
 
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 
@@ -97,7 +99,37 @@ class LogNormalNoise:
         return sigma
 
 
-NoiseLaw = KarrasNoise | LogNormalNoise
+@dataclass(frozen=True)
+class TimestepNoise:
+    """σ of a whole time drawn evenly from low … high of a VP schedule: the law that DDPM trains with (Ho et al. 2020, Algorithm 1).
+
+    high None: the schedule's last.
+    """
+
+    schedule: VPSchedule = field(default_factory=VPSchedule)
+    low: Annotated[int, Ge(0)] = 0
+    high: Annotated[int, Ge(0)] | None = None
+    kind: Literal["timesteps"] = "timesteps"
+
+    @property
+    def last(self) -> int:
+        return self.schedule.steps - 1 if self.high is None else self.high
+
+    def sigma(self, u: Tensor) -> Tensor:
+        """Even numbers u of [0, 1) → σ; same shape, float64. u = 0 is the smallest σ."""
+        time = self.low + (u.double() * (self.last + 1 - self.low)).floor()
+        return self.schedule.sigma(time.clamp(max=self.last))
+
+
+NoiseLaw = KarrasNoise | LogNormalNoise | TimestepNoise
+
+
+def span(law: NoiseLaw) -> tuple[float, float]:
+    """Between which σ a law draws."""
+    if isinstance(law, LogNormalNoise):
+        return 0.0, math.inf
+    low, high = law.sigma(torch.tensor([0.0, 1.0])).tolist()
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Many-step sampling from a denoiser, to look at what a teacher makes."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -66,6 +67,31 @@ def heun(
         # The last step ends at σ = 0, where the slope is undefined: Euler's result stands.
         x = euler if then == 0 else x + (then - now) * (first + slope(euler, then)) / 2
     return x
+
+
+@torch.no_grad()
+def ddim(
+    denoise: Denoise,
+    latents: Tensor,
+    condition: Tensor | None = None,
+    *,
+    sigmas: Tensor,
+    start: float,
+    clip: float | None = None,
+) -> Tensor:
+    """Deterministic first-order sampling. Song et al. 2021, DDIM, Eq. 12 with η = 0; under VE noise it is Euler's method.
+
+    latents: [B, …], unit Gaussian noise → samples [B, …]. sigmas: [steps + 1], falling. start: what the latents are scaled by, that is
+    √(1 + σ²) for a VP model's unit noise, or σ. clip: D is cut to ± this, while the noise that goes on is that of the uncut D, as in
+    diffusers. The state is float64, `denoise` gets float32. Costs `steps` evaluations.
+    """
+    x: Tensor = latents.double() * start
+    for now, then in pairwise(sigmas.tolist()):
+        level = torch.full((len(x),), now, dtype=torch.float32, device=x.device)
+        denoised = denoise(x.float(), level, condition).double()
+        noise = (x - denoised) / now
+        x = (denoised if clip is None else denoised.clamp(-clip, clip)) + then * noise
+    return x / math.sqrt(1 + sigmas[-1].item() ** 2) if sigmas[-1] > 0 else x
 
 
 @torch.no_grad()

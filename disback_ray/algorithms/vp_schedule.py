@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+CPU = torch.device("cpu")  # said everywhere: torch's default device is `meta` where a network's weights are still to come
 Beta = Annotated[float, Gt(0), Lt(1)]
 SNAP = 1e-3
 """A time so near to a whole one is that one: what float32 does to σ is worth 2e-5 of a step, and to diffusers' own tables 5e-4."""
@@ -22,14 +23,18 @@ class VPSchedule:
     """β_t from `beta_start` to `beta_end` in `steps` steps.
 
     kind: β is linear in t (DDPM), √β is (`scaled_linear`, Stable Diffusion), or ᾱ is a cosine (Nichol and Dhariwal 2021, Eq. 17;
-    it needs no ends). betas: a table in place of all that.
+    it needs no ends). betas: a table of `steps` values in place of that.
     """
 
     beta_start: Beta = 1e-4
     beta_end: Beta = 0.02
     steps: Annotated[int, Ge(2)] = 1000
     kind: Literal["linear", "scaled_linear", "cosine"] = "linear"
-    betas: tuple[float, ...] | None = None
+    betas: tuple[Beta, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.betas is not None and len(self.betas) != self.steps:
+            raise ValueError(f"betas: {len(self.betas)} values for steps: {self.steps}")
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -74,10 +79,39 @@ class VPSchedule:
         return self.sigma(self.time(sigma).round()).to(sigma.dtype)
 
 
-# Tables are made once for a schedule and a device; on the CPU whatever torch's default device is (`meta`, where weights are to come).
-CPU = torch.device("cpu")
+@dataclass(frozen=True)
+class DDIMSettings:
+    """How the owners of a VP model draw from it by DDIM, in the terms of diffusers' DDIMScheduler (its steps_offset and so on).
+
+    spacing: of the times that are visited (Lin et al. 2024, Table 2); to_zero: the last step ends without noise, else at time 0's;
+    clip: the predicted x_0 is cut to ± this.
+    """
+
+    spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    offset: int = 0
+    to_zero: bool = True
+    clip: float | None = None
+
+    def times(self, steps: int, schedule: VPSchedule) -> Tensor:
+        """The times that are visited: int64 [steps], falling."""
+        count = schedule.steps
+        assert 1 <= steps <= count, (steps, count)
+        turn = torch.arange(steps, dtype=torch.float64, device=CPU)
+        if self.spacing == "leading":
+            times = (turn * (count // steps)).flip(0) + self.offset
+        elif self.spacing == "trailing":
+            times = (count - turn * count / steps).round() - 1
+        else:
+            times = torch.linspace(count - 1, 0, steps, dtype=torch.float64, device=CPU).round()
+        return times.long().clamp(0, count - 1)
+
+    def sigmas(self, steps: int, schedule: VPSchedule) -> Tensor:
+        """Their σ, and that at which the last step ends: [steps + 1], float64, falling."""
+        last = 0.0 if self.to_zero else schedule.sigma_min
+        return torch.cat([schedule.sigmas[self.times(steps, schedule)], torch.tensor([last], dtype=torch.float64, device=CPU)])
 
 
+# Tables are made once for a schedule and a device.
 @lru_cache(maxsize=32)
 def _betas(schedule: VPSchedule) -> Tensor:
     if schedule.betas is not None:

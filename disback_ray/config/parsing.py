@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from disback_ray.config.complaints import explain
 from disback_ray.errors import ConfigError
+from disback_ray.teachers.hub import is_hub_id
 
 Model = TypeVar("Model", bound=BaseModel)
 FILES = (("teacher", "checkpoint"), ("teacher", "weights"))
@@ -52,11 +53,13 @@ def _refuse_truth_as_number(written: Any, read: Any, *, where: str, key: str = "
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:
-    """Makes the files that a recipe names absolute."""
+    """Makes the files that a recipe names absolute; but for an id of the Hugging Face Hub."""
     for part, key in FILES:
         holder = data.get(part)
         named = holder.get(key) if isinstance(holder, dict) else None
-        if isinstance(holder, dict) and isinstance(named, str) and "://" not in named:
+        if not isinstance(holder, dict) or not isinstance(named, str) or "://" in named:
+            continue
+        if holder.get("format") != "diffusers" or not is_hub_id(named, beside=folder):
             holder[key] = os.path.abspath(folder / Path(named).expanduser())
 
 

@@ -16,6 +16,8 @@ from disback_ray.teachers.checkpoint import Expected, Format
 
 refuse_unknown_keys(Expected)
 
+NAMES = {"edm": "an EDM file", "consistency": "a consistency file", "diffusers": "a folder of diffusers'"}
+
 
 class TeacherTraining(Frozen):
     """How the teacher is trained on the recipe's data (EDM's loss, Karras et al. 2022, Eq. 8). seed: its own, whatever the run's."""
@@ -45,6 +47,7 @@ class Teacher(Frozen):
 class TeacherFile(Frozen):
     """One from a file: EDM's .pkl, or openai's .pt of a consistency model, whose scalings the file doesn't tell.
 
+    Or, with format `diffusers`, from a folder of diffusers' or an id of the Hugging Face Hub: a DDPM or DDIM.
     sampling_steps: of a diffusion model's, to look at; a consistency model draws in one.
     """
 
@@ -56,10 +59,12 @@ class TeacherFile(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> "TeacherFile":
-        if self.format == "edm" and self.scalings != "boundary":
-            raise ValueError(f"scalings: {self.scalings}: an EDM file brings its own; leave it out")
-        if self.format == "consistency" and self.expects.network is not None:
-            raise ValueError(f"expects.network: {self.expects.network}: consistency files all hold openai's U-Net; leave it out")
+        if self.format != "consistency" and self.scalings != "boundary":
+            raise ValueError(f"scalings: {self.scalings}: {NAMES[self.format]} brings its own; leave it out")
+        if self.format != "edm" and self.expects.network is not None:
+            raise ValueError(
+                f"expects.network: {self.expects.network}: {NAMES[self.format]} has none of EDM's networks; leave it out"
+            )
         return self
 
     @property

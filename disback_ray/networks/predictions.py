@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from disback_ray.algorithms.vp_schedule import VPSchedule
+from disback_ray.algorithms.vp_schedule import DDIMSettings, VPSchedule
 from disback_ray.networks.preconditioning import Preconditioning, Scalings
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
@@ -49,7 +49,8 @@ class VPTablePrecond(Preconditioning):
     """A network that knows the times of a VP schedule, as a denoiser. F(x_vp, t, condition) → ε, v or x_0: [B, …].
 
     Beyond the schedule's σ the time is its end's, and the network is asked what it was never trained for: noise laws have to keep
-    to sigma_min … sigma_max. whole_times: for networks that have an entry for each time, instead of an embedding that is smooth.
+    to sigma_min … sigma_max. ddim: how its owners draw from it. whole_times: for networks that have an entry for each time, instead
+    of an embedding that is smooth.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class VPTablePrecond(Preconditioning):
         *,
         schedule: VPSchedule,
         prediction: Prediction,
+        ddim: DDIMSettings | None = None,
         whole_times: bool = False,
         label_dim: int = 0,
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(network, label_dim=label_dim, compute_dtype=compute_dtype)
         self.schedule, self.prediction, self.whole_times = schedule, prediction, whole_times
+        self.ddim = ddim or DDIMSettings()
         self.sigma_min, self.sigma_max = schedule.sigma_min, schedule.sigma_max
 
     def scalings(self, sigma: Tensor) -> Scalings:

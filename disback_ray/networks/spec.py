@@ -8,7 +8,9 @@ from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor, nn
 
 from disback_ray.algorithms.noise import Positive
+from disback_ray.algorithms.vp_schedule import VPSchedule
 from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.mlp import MLP, ResNetMLP
 from disback_ray.networks.module import ModuleSpec, try_out
@@ -69,13 +71,14 @@ class MLPSpec:
     kind: Literal["mlp"] = "mlp"
 
 
-NetworkSpec = DDPMppSpec | ResNetMLPSpec | EDMSpec | ConsistencySpec | ModuleSpec
+NetworkSpec = DDPMppSpec | ResNetMLPSpec | EDMSpec | ConsistencySpec | ModuleSpec | DDPMSpec
 NETWORKS: dict[str, type[NetworkSpec]] = {
     "ddpmpp": DDPMppSpec,
     "resnet-mlp": ResNetMLPSpec,
     "edm": EDMSpec,
     "consistency": ConsistencySpec,
     "own": ModuleSpec,
+    "ddpm": DDPMSpec,
 }
 
 
@@ -91,6 +94,11 @@ class DenoiserSpec:
     shape: tuple[int, ...]
     classes: int
     sigma_data: Positive | None
+
+    @property
+    def schedule(self) -> VPSchedule | None:
+        """The table of noise levels that the network knows; None: it knows any."""
+        return self.network.schedule if isinstance(self.network, DDPMSpec) else None
 
     def build(self, *, seed: int = 0) -> nn.Module:
         """The denoiser with the initial weights that `seed` gives, in `eval` mode: no dropout, so that a step can be replayed.
@@ -136,12 +144,17 @@ class DenoiserSpec:
 
 
 class OneStep(nn.Module):
-    """A denoiser as a one-step generator: G(z, condition) = D(σ_init z, σ_init, condition). z: [B, ...] ~ N(0, I)."""
+    """A denoiser as a one-step generator: G(z, condition) = D(σ_init z, σ_init, condition). z: [B, ...] ~ N(0, I).
+
+    σ_init is rounded to a level that the denoiser knows, where it knows a table: then its time is a whole one.
+    """
 
     def __init__(self, denoiser: nn.Module, *, sigma_init: float) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.sigma_init = sigma_init
+        if isinstance(denoiser, Preconditioning):
+            self.sigma_init = float(denoiser.round_sigma(torch.tensor(sigma_init, dtype=torch.float64, device="cpu")))
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         sigma = torch.full((len(z),), self.sigma_init, device=z.device)

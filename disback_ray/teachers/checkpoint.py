@@ -1,9 +1,10 @@
-"""A teacher from a file of its owners', EDM's or openai's: read without executing anything in it, and kept as our own denoiser."""
+"""A teacher from a file or folder of its owners': read without executing anything in it, and kept as our own denoiser."""
 
 import hashlib
 import io
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
@@ -14,10 +15,13 @@ from disback_ray.networks.preconditioning import Preconditioning
 from disback_ray.networks.spec import Count, DenoiserSpec
 from disback_ray.storage import Folder
 from disback_ray.teachers.consistency import read_consistency_checkpoint
+from disback_ray.teachers.ddpm_folder import fingerprint, read_ddpm_folder
 from disback_ray.teachers.edm_pickle import read_edm_pickle
+from disback_ray.teachers.hub import diffusers_folder
 from disback_ray.teachers.saved import is_saved, load_spec, save_denoiser
 
-Format = Literal["edm", "consistency"]
+FileFormat = Literal["edm", "consistency"]
+Format = FileFormat | Literal["diffusers"]  # the last is a folder
 
 MAX_BYTES = 8 << 30  # the largest published ones have about 2 GB
 ZIP, LEGACY, PICKLE = b"PK", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", b"\x80"
@@ -58,7 +62,7 @@ def read_file(file: str) -> bytes:
     return folder.read(name)
 
 
-def format_of(data: bytes, *, name: str) -> Format:
+def format_of(data: bytes, *, name: str) -> FileFormat:
     """Which format a file's first bytes are of. Raises CheckpointError where they are of none."""
     if data.startswith((ZIP, LEGACY)):
         return "consistency"
@@ -68,7 +72,7 @@ def format_of(data: bytes, *, name: str) -> Format:
 
 
 def read_teacher(
-    data: bytes, *, name: str, format: Format, scalings: Scalings = "boundary", head_channels: int = 64, expected: Expected
+    data: bytes, *, name: str, format: FileFormat, scalings: Scalings = "boundary", head_channels: int = 64, expected: Expected
 ) -> TeacherCheckpoint:
     """The teacher in a file's bytes. name: what errors call it; scalings, head_channels: of a consistency file, which tells neither.
 
@@ -82,11 +86,24 @@ def read_teacher(
     return found
 
 
-def import_teacher(cache: Folder, file: str, *, format: Format, scalings: Scalings = "boundary", expected: Expected) -> Folder:
-    """Keeps the teacher of a file as a denoiser's folder, named by the file's SHA-256, and returns that; once for the same bytes.
+def read_teacher_folder(path: Path, *, name: str, expected: Expected) -> TeacherCheckpoint:
+    """The teacher in a folder of diffusers'. name: what errors call it.
 
-    Raises what read_file and read_teacher raise; then nothing is written.
+    Raises CheckpointError where something is missing, damaged, refused, or not what is expected; ConfigError without diffusers.
     """
+    found = read_ddpm_folder(path, resolution=expected.resolution, name=name)
+    _check(found.spec, expected, name)
+    return TeacherCheckpoint(found.denoiser, found.spec, found.precision)
+
+
+def import_teacher(cache: Folder, file: str, *, format: Format, scalings: Scalings = "boundary", expected: Expected) -> Folder:
+    """Keeps a teacher as a denoiser's folder, named by the SHA-256 of its file or files, and returns that; once for the same bytes.
+
+    file: a path or URI, and for a folder of diffusers' also an id of the Hugging Face Hub.
+    Raises what read_file and read_teacher, or diffusers_folder and read_teacher_folder, raise; then nothing is written.
+    """
+    if format == "diffusers":
+        return _import_folder(cache, file, expected)
     data = read_file(file)
     kind = format if format == "edm" else f"{format}-{scalings}-{expected.resolution or 'any'}"
     folder = cache / f"{kind}-{hashlib.sha256(data).hexdigest()}"
@@ -95,6 +112,17 @@ def import_teacher(cache: Folder, file: str, *, format: Format, scalings: Scalin
         return folder
     checkpoint = read_teacher(data, name=file, format=format, scalings=scalings, expected=expected)
     save_denoiser(folder, checkpoint.spec, checkpoint.denoiser.state_dict())
+    return folder
+
+
+def _import_folder(cache: Folder, where: str, expected: Expected) -> Folder:
+    with diffusers_folder(where) as path:
+        folder = cache / f"diffusers-{expected.resolution or 'any'}-{fingerprint(path, name=where)}"
+        if is_saved(folder):
+            _check(load_spec(folder), expected, where)
+            return folder
+        checkpoint = read_teacher_folder(path, name=where, expected=expected)
+        save_denoiser(folder, checkpoint.spec, checkpoint.denoiser.state_dict())
     return folder
 
 
@@ -136,5 +164,5 @@ def _check(spec: DenoiserSpec, expected: Expected, name: str) -> None:
     for key, value in found.items():
         wanted = getattr(expected, key)
         if wanted is not None and value != wanted:
-            shown = "openai's U-Net" if value is None else value
+            shown = "none of EDM's" if value is None else value
             raise CheckpointError(f"{name}: its {key} is {shown}, and the recipe is for {wanted} (teacher.expects.{key})")

@@ -1,5 +1,6 @@
 """Keyed randomness: the same numbers wherever and however they are drawn; and the laws against scipy's quantiles."""
 
+import math
 import os
 import subprocess
 import sys
@@ -19,10 +20,13 @@ from disback_ray.algorithms.noise import (
     KarrasNoise,
     LogNormalNoise,
     NoiseLaw,
+    TimestepNoise,
     add_noise,
     micro_batches,
     per_sample,
+    span,
 )
+from disback_ray.algorithms.vp_schedule import VPSchedule
 
 WHOLE = Batch(seed=3, stage="backtracking", step=5, first=0, size=4 * BLOCK - 16)
 DRAWS: dict[str, Callable[[Batch], Tensor]] = {
@@ -130,10 +134,26 @@ def test_lognormal_quantiles(mean: float, std: float) -> None:
     assert (ends > 0).all()
 
 
+def test_times_of_a_schedule_are_drawn_evenly_and_are_whole() -> None:
+    """Ho et al. 2020, Algorithm 1, with the levels of VE."""
+    law = TimestepNoise(VPSchedule(steps=50), low=5, high=44)
+    u = torch.arange(4000, dtype=torch.float64) / 4000
+    times = law.schedule.time(law.sigma(u).float())
+    assert torch.equal(times, times.round())
+    assert torch.equal(times.long().bincount(minlength=50), torch.tensor([0] * 5 + [100] * 40 + [0] * 5))
+    assert TimestepNoise().sigma(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([0.01, 157.407], rel=1e-3)
+
+
+def test_the_span_of_a_law() -> None:
+    assert span(LogNormalNoise()) == (0.0, math.inf)
+    assert span(KarrasNoise(0.01, 10, low=0.0, high=1.0)) == pytest.approx((0.01, 10))
+    assert span(TimestepNoise()) == pytest.approx((0.01, 157.407), rel=1e-3)
+
+
 # -- x_t --
 
 
-@pytest.mark.parametrize("law", [KarrasNoise(0.01, 10), LogNormalNoise()])
+@pytest.mark.parametrize("law", [KarrasNoise(0.01, 10), LogNormalNoise(), TimestepNoise()])
 def test_x_t_is_x0_and_sigma_epsilon(law: NoiseLaw) -> None:
     """VE: (x_t - x_0) / σ is standard normal, independent of σ, and σ follows the law."""
     batch = replace(WHOLE, size=1024)

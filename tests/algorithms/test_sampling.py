@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from disback_ray.algorithms.sampling import heun, karras_sigmas
+from disback_ray.algorithms.sampling import ddim, heun, karras_sigmas
 
 MEAN, SPREAD = 0.3, 0.5
 
@@ -71,3 +71,38 @@ def test_the_condition_reaches_the_denoiser() -> None:
         return torch.zeros_like(x)
 
     heun(denoise, torch.ones(3, 2), labels, steps=2)
+
+
+# ---- DDIM
+
+
+def ddim_error(steps: int) -> float:
+    latents = torch.linspace(-2, 2, 16).reshape(8, 2)
+    exact = MEAN + (80 * latents.double() - MEAN) * SPREAD / math.hypot(SPREAD, 80)
+    return float((ddim(Gaussian(), latents, sigmas=karras_sigmas(steps), start=80.0) - exact).abs().max())
+
+
+def test_ddim_solves_the_same_flow_with_an_error_that_falls_with_the_steps() -> None:
+    assert ddim_error(256) < 0.02
+    assert 1.7 < ddim_error(32) / ddim_error(64) < 2.3
+
+
+def test_ddim_costs_one_evaluation_a_step_and_its_last_is_the_denoiser() -> None:
+    denoise = Gaussian()
+    latents = torch.ones(3, 2)
+    levels = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
+    ddim(denoise, latents, sigmas=levels, start=3.0)
+    assert denoise.sigmas == [3.0, 1.0]
+    one = ddim(Gaussian(), latents, sigmas=levels[[0, 2]], start=3.0)
+    torch.testing.assert_close(one, Gaussian()(3 * latents, torch.full((3,), 3.0), None).double())
+    cut = ddim(Gaussian(), latents, sigmas=levels[[0, 2]], start=3.0, clip=0.1)
+    assert cut.abs().max() <= 0.1
+
+
+def test_ddim_can_end_at_noise_of_a_vp_model() -> None:
+    """Then what comes out is x_vp: the noise's and the data's variances are 1 together."""
+    levels = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    latents = torch.ones(1, 1)
+    denoised = Gaussian()(3 * latents, torch.tensor([3.0]), None).double()
+    expected = (denoised + (3 * latents - denoised) / 3) / math.sqrt(2)
+    torch.testing.assert_close(ddim(Gaussian(), latents, sigmas=levels, start=3.0), expected)

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 
-from disback_ray.algorithms.vp_schedule import VPSchedule
+from disback_ray.algorithms.vp_schedule import DDIMSettings, VPSchedule
 
 DDPM = VPSchedule()
 STABLE_DIFFUSION = VPSchedule(0.00085, 0.012, kind="scaled_linear")
@@ -20,7 +20,7 @@ def test_the_table_is_diffusers(schedule: VPSchedule, name: str) -> None:
     """Theirs is in float32, so they agree to a few of its roundings."""
     theirs = DDPMScheduler(schedule.steps, schedule.beta_start, schedule.beta_end, name)
     torch.testing.assert_close(schedule.alphas_cumprod, theirs.alphas_cumprod.double(), rtol=2e-5, atol=0)
-    given = VPSchedule(steps=2, betas=tuple(theirs.betas.tolist()))
+    given = VPSchedule(steps=schedule.steps, betas=tuple(theirs.betas.tolist()))
     torch.testing.assert_close(given.alphas_cumprod, theirs.alphas_cumprod.double(), rtol=2e-5, atol=0)
 
 
@@ -59,3 +59,18 @@ def test_rounding_takes_the_time_that_is_nearest() -> None:
 def test_the_table_does_not_depend_on_torch_s_default_device() -> None:
     with torch.device("meta"):
         assert VPSchedule(steps=7).alphas_cumprod.device.type == "cpu"
+
+
+@pytest.mark.parametrize("steps", [1, 10, 25, 500])
+@pytest.mark.parametrize(("spacing", "offset", "to_zero"), [("leading", 0, True), ("leading", 1, False), ("trailing", 0, True)])
+def test_ddim_visits_the_times_that_diffusers_does(spacing: str, offset: int, to_zero: bool, steps: int) -> None:
+    theirs = DDIMScheduler(timestep_spacing=spacing, steps_offset=offset, set_alpha_to_one=to_zero)
+    theirs.set_timesteps(steps)
+    ours = DDIMSettings(spacing, offset, to_zero)  # type: ignore[arg-type]
+    assert ours.times(steps, DDPM).tolist() == theirs.timesteps.tolist()
+    assert float(ours.sigmas(steps, DDPM)[-1]) == pytest.approx(math.sqrt(1 / float(theirs.final_alpha_cumprod) - 1), abs=1e-6)
+
+
+def test_evenly_from_end_to_end() -> None:
+    times = DDIMSettings("linspace").times(4, DDPM)
+    assert times.tolist() == [999, 666, 333, 0]

@@ -1,0 +1,170 @@
+"""A DDPM or DDIM in diffusers' layout (google/ddpm-cifar10-32): a UNet2DModel and its scheduler's settings, in one folder or two."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from disback_ray.errors import CheckpointError
+from disback_ray.hugging_face import diffusers
+from disback_ray.networks.ddpm import DDPMSpec
+from disback_ray.networks.predictions import VPTablePrecond, own_sigma_data
+from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.teachers.diffusers_scheduler import ddim_of, prediction_of, schedule_of
+from disback_ray.teachers.hub import CONFIG, SCHEDULER
+
+CLASS = "UNet2DModel"
+TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names → torch's
+SAFE, PICKLED = "*.safetensors", "*.bin"
+
+
+@dataclass(frozen=True)
+class DDPMCheckpoint:
+    """What a folder holds: the network as our denoiser, float32 and in eval mode, and the spec that builds it again."""
+
+    denoiser: VPTablePrecond
+    spec: DenoiserSpec
+    precision: str  # of the weights in the file
+
+
+def read_ddpm_folder(folder: Path, *, resolution: int | None, name: str) -> DDPMCheckpoint:
+    """Reads it by diffusers' own loader: safetensors, or a .bin by torch's safe one. No code of the folder's is executed.
+
+    resolution: believed where the folder doesn't tell; name: what errors call it. Raises CheckpointError where something is missing,
+    damaged, or of a kind that is no DDPM; ConfigError without diffusers.
+    """
+    try:
+        return _read(folder, resolution)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
+
+
+def fingerprint(folder: Path, *, name: str) -> str:
+    """SHA-256 of everything that decides what read_ddpm_folder gives. Raises CheckpointError."""
+    sha, unet = hashlib.sha256(), _part(folder, "unet")
+    for file in sorted({unet / CONFIG, _part(folder, "scheduler") / SCHEDULER, *unet.glob(SAFE), *unet.glob(PICKLED)}):
+        if not file.is_file():
+            raise CheckpointError(f"{name}: has no {file.name}")
+        sha.update(f"{file.name}\n".encode())
+        with file.open("rb") as stream:
+            sha.update(hashlib.file_digest(stream, "sha256").digest())
+    return sha.hexdigest()
+
+
+def _read(folder: Path, resolution: int | None) -> DDPMCheckpoint:
+    unet = _part(folder, "unet")
+    config = _json(unet / CONFIG)
+    settings = _json(_part(folder, "scheduler") / SCHEDULER)
+    if config.get("_class_name") != CLASS:
+        raise CheckpointError(f"its network is {config.get('_class_name')!r:.60}, not {CLASS}")
+    schedule, ddim, prediction = schedule_of(settings), ddim_of(settings), prediction_of(settings)
+    safe = any(unet.glob(SAFE))
+    network = _loaded(unet, safe=safe)
+    arguments = _plain(network.config)
+    _refuse(arguments)
+    channels, side = arguments["in_channels"], _side(arguments["sample_size"], resolution)
+    shape, classes = (channels, *side), arguments["num_class_embeds"] or 0
+    _try(arguments, shape, classes)
+    spec = DenoiserSpec(DDPMSpec(arguments, schedule, prediction, ddim), shape, classes, own_sigma_data(prediction))
+    with torch.device("meta"):
+        denoiser = spec.build()
+    assert isinstance(denoiser, VPTablePrecond)
+    denoiser.model.unet = network
+    return DDPMCheckpoint(denoiser.eval(), spec, _precision(unet, safe=safe))
+
+
+def _part(folder: Path, name: str) -> Path:
+    """The component's folder; older ones keep all their files side by side."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise CheckpointError(f"has no {file.name}")
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file.name} is damaged ({_first(error)})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file.name} is damaged (it holds no names and values)")
+    return content
+
+
+def _loaded(folder: Path, *, safe: bool) -> Any:
+    if not safe and not any(folder.glob(PICKLED)):
+        raise CheckpointError(f"has no weights ({SAFE} or {PICKLED})")
+    model = diffusers().UNet2DModel
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network, found = model.from_pretrained(
+                folder, use_safetensors=safe, local_files_only=True, output_loading_info=True, torch_dtype=torch.float32
+            )
+    except Exception as error:  # diffusers, safetensors and torch raise a dozen kinds for damaged files
+        raise CheckpointError(f"its weights are damaged, or not those of its {CONFIG} ({_first(error)})") from None
+    for kind, keys in found.items():
+        if keys:
+            raise CheckpointError(
+                f"its weights don't fit its {CONFIG}: {kind.replace('_', ' ')}: {len(keys)}, the first is {keys[0]!r:.120}"
+            )
+    return network
+
+
+def _refuse(arguments: Mapping[str, Any]) -> None:
+    if arguments["in_channels"] != arguments["out_channels"]:
+        raise CheckpointError(
+            f"its network gives {arguments['out_channels']} channels for {arguments['in_channels']}: with a learned variance?"
+        )
+    if arguments["time_embedding_type"] == "fourier":
+        raise CheckpointError("its network is told σ (time_embedding_type: fourier), not a time of the schedule")
+    if arguments["class_embed_type"] is not None:
+        raise CheckpointError(f"its classes are not numbers (class_embed_type: {arguments['class_embed_type']!r:.60})")
+
+
+def _side(told: Any, resolution: int | None) -> tuple[int, int]:
+    side = told if told is not None else resolution
+    if side is None:
+        raise CheckpointError("it doesn't tell its resolution: give teacher.expects.resolution")
+    high, wide = (side, side) if isinstance(side, int) else tuple(side)
+    return int(high), int(wide)
+
+
+def _try(arguments: dict[str, Any], shape: tuple[int, ...], classes: int) -> None:
+    """Lets the network compute without numbers."""
+    with torch.device("meta"):
+        network = diffusers().UNet2DModel(**arguments)
+        labels = torch.zeros(1, dtype=torch.int64) if classes else None
+        try:
+            out = network(torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64), class_labels=labels).sample
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise CheckpointError(
+                f"its network can't take images of {shape[-2]} × {shape[-1]} pixels ({_first(error)})"
+            ) from None
+    assert out.shape[1:] == shape, out.shape
+
+
+def _precision(folder: Path, *, safe: bool) -> str:
+    kinds: set[str] = set()
+    for file in folder.glob(SAFE if safe else PICKLED):
+        if safe:
+            with safe_open(file, "pt") as opened:
+                found = (opened.get_slice(key).get_dtype() for key in opened.keys())  # noqa: SIM118  (no mapping)
+                kinds |= {TYPES.get(kind, kind) for kind in found}
+        else:
+            weights = torch.load(file, map_location="meta", weights_only=True)
+            kinds |= {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}
+    return ", ".join(sorted(kinds))
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments, as they come back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}))
+    return plain
+
+
+def _first(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
