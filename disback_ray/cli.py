@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.exceptions import TyperException
 
+from disback_ray.cli_measuring import evaluate, statistics
 from disback_ray.errors import ClusterError, ConfigError, DisbackError
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ recipes_app = typer.Typer(
     help="The shipped recipes: `recipes` lists them, `recipes show NAME` prints one.", rich_markup_mode=None
 )
 app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
+for _command in (evaluate, statistics):
+    app.command()(_command)
 
 Trust = Annotated[
     bool, typer.Option("--trust-modules", help="Run the code of the module:factory that the run or teacher names as its network.")

@@ -33,7 +33,7 @@ class Model(Protocol):
     @property
     def classes(self) -> int: ...
 
-    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None) -> Tensor: ...
+    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None, first: int = 0) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class TeacherModel:
     def classes(self) -> int:
         return self.spec.classes
 
-    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None) -> Tensor:
+    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None, first: int = 0) -> Tensor:
         """n samples: [n, C, H, W] in [-1, 1], or points [n, 2]; those that a run's pictures of the teacher show for the same seed.
 
-        labels: [n] class ids; None takes the classes evenly. Raises ConfigError where n or the labels don't fit.
+        labels: [n] class ids; None takes the classes evenly. first: the number of the first sample, of a seed's many.
+        Raises ConfigError where n or the labels don't fit.
         """
         device = best_device()
         denoiser = self.denoiser.to(device)
@@ -60,7 +61,9 @@ class TeacherModel:
         def sample(z: Tensor, condition: Tensor | None) -> Tensor:
             return draw_from_teacher(denoiser, z, condition, steps=self.steps, sampler=self.sampler)
 
-        return draw_in_chunks(sample, _wanted(n, self.spec.shape, labels, self.classes), seed=seed, device=device).cpu()
+        return draw_in_chunks(
+            sample, _wanted(n, self.spec.shape, labels, self.classes), seed=seed, device=device, first=first
+        ).cpu()
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,10 @@ class RunResult:
         settings: dict[str, Any] = (self.folder / "generator").read_json(SETTINGS)
         return settings
 
-    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None) -> Tensor:
+    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None, first: int = 0) -> Tensor:
         """n one-step samples: [n, C, H, W] in [-1, 1], or points [n, 2]. labels: [n] class ids; None takes the classes evenly.
 
+        first: the number of the first sample, of a seed's many.
         Raises CheckpointError where the generator is missing, damaged, or a module that isn't trusted, ConfigError where n or the
         labels don't fit it.
         """
@@ -116,7 +120,7 @@ class RunResult:
         network = spec.build()
         load_strictly(network, folder.read_tensors(WEIGHTS, sha256=settings["weights"]["sha256"]), where=folder.uri)
         device = best_device()
-        return draw(network.to(device), dict(network.state_dict()), wanted, seed=seed, device=device).cpu()
+        return draw(network.to(device), dict(network.state_dict()), wanted, seed=seed, device=device, first=first).cpu()
 
 
 def load_run(folder: str | Path, *, trust_modules: bool = False) -> RunResult:

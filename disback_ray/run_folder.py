@@ -77,6 +77,15 @@ def _config(folder: Folder) -> dict[str, Any] | None:
     return found if is_resolved(found) else None
 
 
+def recipe_of(folder: Folder) -> Recipe:
+    """The recipe that a run was started with. Raises RunFolderError where the folder is no run's."""
+    found = _config(folder) if folder.has(CONFIG) else None
+    try:
+        return Recipe.model_validate((found or {})["recipe"])
+    except (KeyError, ValueError) as error:  # pydantic's errors are ValueErrors
+        raise RunFolderError(f"{folder.uri}: no run of this version of disback-ray: it has no recipe that can be read") from error
+
+
 def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         found: dict[str, tuple[Any, Any]] = {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as fs
 import safetensors.torch
 import torch
@@ -127,6 +128,20 @@ class Folder:
         with _one_line(f"list {self.uri}"):
             found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.endswith(ASIDE))
+
+    def walk(self) -> list[str]:
+        """Paths of all files in it and in its folders, sorted. Raises CheckpointError where it is missing or no folder."""
+        filesystem, path = self._open()
+        with _one_line(f"list {self.uri}"):
+            found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+        files = (info.path for info in found if info.type == fs.FileType.File and not info.path.endswith(ASIDE))
+        return sorted(file[len(path) :].lstrip("/") for file in files)
+
+    def open_file(self, name: str) -> pa.NativeFile:
+        """A file to read here and there in. Raises CheckpointError where it is missing."""
+        filesystem, path = self._open()
+        with _one_line(f"read {self.uri}/{name}"):
+            return filesystem.open_input_file(f"{path}/{name}")
 
     def remove(self, name: str) -> None:
         """Deletes a folder in it. Raises CheckpointError."""

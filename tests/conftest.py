@@ -1,5 +1,6 @@
 """One Ray cluster for the whole session, with GPUs that are only pretended. No test can meet a Ray that somebody else runs."""
 
+import io
 import json
 import os
 import re
@@ -8,14 +9,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -231,3 +236,87 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
         return Said(ended.value.code or 0, captured.out, captured.err)  # type: ignore[arg-type]
 
     return run
+
+
+class Layers(nn.Module):
+    """Of the interface of NVIDIA's Inception file, with random weights. [B, 3, 299, 299] in about [-1, 1] → [B, width]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 16, 7, stride=13)
+        self.out = nn.Linear(16, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.convolution(x)).mean([2, 3]))
+
+
+class LikeInception(nn.Module):
+    """`layers` takes what was resized and scaled; the whole resizes and scales by itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = Layers(width)
+
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        x = nn.functional.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
+        return self.layers((x - 128) / 128) if return_features else x
+
+
+def torchscript(width: int, file: Path) -> Path:
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has deprecated TorchScript; NVIDIA's file is one
+        torch.manual_seed(width)
+        torch.jit.script(LikeInception(width).eval()).save(str(file))
+    return file
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    folder = tmp_path_factory.mktemp("inception")
+
+    def make(width: int) -> Path:
+        file = folder / str(width) / "inception-2015-12-05.pt"
+        if not file.exists():
+            file.parent.mkdir()
+            torchscript(width, file)
+        return file
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def inception_weights(inception_file: Callable[[int], Path]) -> Callable[[int], Any]:
+    from disback_ray.fetching import fetch
+
+    return lambda width: fetch(str(inception_file(width)))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "png")
+    return sink.getvalue()
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[..., list[np.ndarray]]:
+    """n smooth random pictures: uint8 [side, side, 3]. tint: added to red."""
+
+    def make(n: int, *, side: int = 24, seed: int = 0, tint: int = 0) -> list[np.ndarray]:
+        random = np.random.default_rng(seed)
+        coarse = random.integers(0, 256, size=(n, 4, 4, 3)).astype(np.uint8)
+        made = [np.array(Image.fromarray(c).resize((side, side), Image.Resampling.BICUBIC)) for c in coarse]
+        return [np.clip(x.astype(int) + np.array([tint, 0, 0]), 0, 255).astype(np.uint8) for x in made]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[np.ndarray]], Path]:
+    def write(images: list[np.ndarray]) -> Path:
+        folder = tmp_path_factory.mktemp("images")
+        for index, image in enumerate(images):
+            (folder / f"{index // 50}").mkdir(exist_ok=True)
+            (folder / f"{index // 50}" / f"{index:05d}.png").write_bytes(png(image))
+        return folder
+
+    return write

@@ -130,11 +130,13 @@ def inner(generator: nn.Module) -> nn.Module:
     return network
 
 
-def draw(network: nn.Module, weights: dict[str, Tensor], wanted: Drawn, *, seed: int, device: torch.device) -> Tensor:
+def draw(
+    network: nn.Module, weights: dict[str, Tensor], wanted: Drawn, *, seed: int, device: torch.device, first: int = 0
+) -> Tensor:
     """G(z) with these weights for the shape and classes of `wanted`: [n, ...]."""
 
     def sample(z: Tensor, condition: Tensor | None) -> Tensor:
         generated: Tensor = torch.func.functional_call(network, weights, (z, condition))
         return generated
 
-    return draw_in_chunks(sample, wanted, seed=seed, device=device)
+    return draw_in_chunks(sample, wanted, seed=seed, device=device, first=first)

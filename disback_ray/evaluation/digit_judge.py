@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from disback_ray.data.digits import Digits, load_digits
 from disback_ray.errors import CheckpointError
+from disback_ray.storage import digest
 
 FEATURES = 64
 EPOCHS, BATCH, RATE = 20, 64, 2e-3
@@ -60,6 +61,11 @@ class DigitJudge:
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """The share of images recognised as their labels, 0–1. labels: int64 [N]."""
         return float((self.classify(images) == labels.cpu()).double().mean())
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights."""
+        return digest(self._network.state_dict())
 
     def to_bytes(self) -> bytes:
         """The weights as a safetensors file."""

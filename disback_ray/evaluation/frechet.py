@@ -23,7 +23,9 @@ def frechet_of(a: Gaussian, b: Gaussian) -> float:
     Raises ConfigError where the dimensions differ.
     """
     if a.dimensions != b.dimensions:
-        raise ConfigError(f"features to compare have {a.dimensions} and {b.dimensions} dimensions: take both from the same network")
+        raise ConfigError(
+            f"features to compare have {a.dimensions} and {b.dimensions} dimensions: take both from the same network"
+        )
     root = _root(a.covariance)
     product = root @ b.covariance @ root
     shared = np.sqrt(np.linalg.eigvalsh((product + product.T) / 2).clip(0)).sum()  # below 0 is rounding

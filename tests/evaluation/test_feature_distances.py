@@ -5,7 +5,7 @@ import pytest
 
 from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.evaluation.kernel_distance import kernel_distance
-from disback_ray.evaluation.moments import Moments, gaussian_of
+from disback_ray.evaluation.moments import Moments
 from disback_ray.evaluation.precision_recall import precision_recall
 from disback_ray.torchvision_shim import declare_missing_operators
 
@@ -25,7 +25,7 @@ def test_moments_in_parts_are_those_of_the_whole() -> None:
 def test_moments_refuse_what_they_can_t_use() -> None:
     moments = Moments()
     moments.add(np.ones((3, 4)))
-    with pytest.raises(ConfigError, match="3 samples for 4 features: .* at least 5"):
+    with pytest.raises(ConfigError, match=r"3 samples for 4 features: .* at least 5"):
         moments.gaussian()
     with pytest.raises(ConfigError, match="features of 5 dimensions came after 4"):
         moments.add(np.ones((3, 5)))

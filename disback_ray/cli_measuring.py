@@ -1,0 +1,128 @@
+"""The commands that measure: evaluate and statistics. Thin, as all of the command line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from disback_ray.errors import ConfigError
+
+WHAT = "A run, a teacher's file or folder, a folder, .zip, .parquet or .npz of images, `digits`, or statistics (.npz)."
+
+Extractor = Annotated[str, typer.Option(help="What makes features: inception, digits, pixels, or module:factory of your own.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Of inception: the path or address of inception-2015-12-05.pt (or pytorch-fid's .pth).")
+]
+Sha256 = Annotated[
+    str | None, typer.Option("--sha256", help="Of the weights, in full or its first 8 digits; an address wants it.")
+]
+Mode = Annotated[str, typer.Option(help="clean-fid's: clean, legacy_pytorch or legacy_tensorflow.")]
+Cache = Annotated[str | None, typer.Option(help="A folder that keeps what comes from an address; nothing is kept elsewhere.")]
+Count = Annotated[int | None, typer.Option("--n", help="How many samples: by default all of a folder, 50,000 of a model.")]
+Seed = Annotated[int, typer.Option(help="Of what a model draws, and of the kernel distance's subsets.")]
+Steps = Annotated[int | None, typer.Option(help="Of a diffusion teacher's sampler; 18 by default.")]
+Skip = Annotated[bool, typer.Option("--skip-corrupt", help="Pass over images that can't be read, and count them.")]
+Trust = Annotated[bool, typer.Option("--trust-modules", help="A module:factory that a run or teacher names may run its code.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def evaluate(
+    what: Annotated[str, typer.Argument(help=WHAT)],
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Images (a folder, .zip, .parquet) or statistics (.npz, EDM's fid-refs too); not for points."),
+    ] = None,
+    extractor: Extractor = "inception",
+    weights: Weights = None,
+    sha256: Sha256 = None,
+    mode: Mode = "clean",
+    reference_sha256: Annotated[str | None, typer.Option(help="Of the reference's statistics; an address wants it.")] = None,
+    cache: Cache = None,
+    n: Count = None,
+    seed: Seed = 0,
+    blocks: Annotated[int, typer.Option(help="Of so many samples each, of which the nearest counts; EDM's convention is 3.")] = 1,
+    steps: Steps = None,
+    skip_corrupt: Skip = False,
+    trust_modules: Trust = False,
+    assume_kind: Annotated[
+        bool, typer.Option("--assume-kind", help="Take a reference that doesn't tell its extractor and resizer for these.")
+    ] = False,
+    json_: Annotated[
+        str | None, typer.Option("--json", help="Where to write the figures, with what they are figures of.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="An earlier --json: the difference, refused where kinds differ.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure samples against a reference: Fréchet distance (FID), kernel distance (KID), precision and recall; points by their own."""
+    from disback_ray.evaluating import Source, evaluate_points
+    from disback_ray.evaluating import evaluate as measure
+    from disback_ray.evaluation.image_figures import ImageFigures, differences
+    from disback_ray.storage import Folder
+
+    earlier = None if against is None else ImageFigures.from_json(_read_json(against), name=against)
+    source = Source(n, seed, steps, skip_corrupt, trust_modules)
+    if reference is None:
+        found = evaluate_points(what, source)
+    else:
+        found = measure(
+            what, reference, _spec(extractor, weights, sha256, mode), source=source, cache=None if cache is None else Folder.at(cache),
+            reference_sha256=reference_sha256, assumed=assume_kind, blocks=blocks, say=_say,
+        )  # fmt: skip
+    for line in found.lines():
+        print(line)
+    if earlier is not None:
+        for name, value in differences(found, earlier, name=str(against)).items():
+            print(f"{value:+.6g} {name.replace('_', ' ')}, against {against}")
+    if json_ is not None:
+        folder, name = Folder.of_file(json_)
+        folder.write_json(name, found.to_json())
+
+
+def statistics(
+    what: Annotated[str, typer.Argument(help=WHAT.replace(", or statistics (.npz)", ""))],
+    out: Annotated[str, typer.Option(help="The .npz to write: mu, sigma, what made them, and features.")],
+    extractor: Extractor = "inception",
+    weights: Weights = None,
+    sha256: Sha256 = None,
+    mode: Mode = "clean",
+    cache: Cache = None,
+    n: Count = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    features: Annotated[
+        int, typer.Option(help="Of so many samples the features are kept, for kernel distance and recall.")
+    ] = 10_000,
+    skip_corrupt: Skip = False,
+    trust_modules: Trust = False,
+    debug: Debug = False,
+) -> None:
+    """Make reference statistics of images, or of a teacher's own samples, for `evaluate --reference`."""
+    from disback_ray.evaluating import Source, make_statistics
+    from disback_ray.storage import Folder
+
+    built = _spec(extractor, weights, sha256, mode).build(cache=None if cache is None else Folder.at(cache))
+    found = make_statistics(what, out, built, Source(n, seed, steps, skip_corrupt, trust_modules), keep=features, say=_say)
+    print(f"{out}: {found.kind}; {found.origin}")
+
+
+def _spec(name: str, weights: str | None, sha256: str | None, mode: str):  # type: ignore[no-untyped-def]  # torch is slow to import
+    from disback_ray.evaluation.extractors import ExtractorSpec
+
+    if mode not in ("clean", "legacy_pytorch", "legacy_tensorflow"):
+        raise ConfigError(f"--mode {mode}: expected clean, legacy_pytorch or legacy_tensorflow")
+    return ExtractorSpec(name, weights, sha256, cast(Literal["clean", "legacy_pytorch", "legacy_tensorflow"], mode))
+
+
+def _read_json(file: str) -> object:
+    try:
+        return json.loads(Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--against {file}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"--against {file}: not JSON") from None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,0 +1,119 @@
+"""The figures of a set of images against a reference, with what they are figures of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.evaluation.frechet import frechet_of
+from disback_ray.evaluation.kernel_distance import kernel_distance
+from disback_ray.evaluation.kinds import FeatureKind, Origin, require_same_kind, require_same_resolution
+from disback_ray.evaluation.precision_recall import precision_recall
+from disback_ray.evaluation.statistics import Statistics
+
+TITLES = {
+    "frechet": "Fréchet distance",
+    "kernel_distance": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "clip_score": "CLIP score",
+    "sliced_wasserstein": "sliced Wasserstein",
+    "energy_distance": "energy distance",
+    "modes": "modes covered",
+}
+
+
+@dataclass(frozen=True)
+class ImageFigures:
+    """figures: by name; kind, reference: None where nothing was compared with a reference; blocks: each block's Fréchet distance.
+
+    clip: which CLIP model the score is of. notes: what a reader has to know.
+    """
+
+    figures: dict[str, float]
+    samples: Origin
+    kind: FeatureKind | None = None
+    reference: Origin | None = None
+    blocks: tuple[float, ...] = ()
+    clip: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def lines(self) -> list[str]:
+        """For people: each figure, and below them what they are figures of."""
+        shown = [f"{TITLES.get(name, name):22}{value:.6g}" for name, value in self.figures.items()]
+        if len(self.blocks) > 1:
+            shown.append(f"{'':22}the least of {len(self.blocks)} blocks: {', '.join(f'{value:.6g}' for value in self.blocks)}")
+        shown += [f"features: {self.kind}"] if self.kind else []
+        shown += [f"CLIP: {self.clip}"] if self.clip else []
+        shown += [f"samples: {self.samples}"]
+        shown += [f"reference: {self.reference}"] if self.reference else []
+        return [*shown, *(f"note: {note}" for note in self.notes)]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Any, *, name: str) -> ImageFigures:
+        """What `to_json` gave. Raises CheckpointError where it is anything else."""
+        try:
+            return ImageFigures(
+                figures={str(key): float(number) for key, number in value["figures"].items()},
+                samples=Origin.from_json(value["samples"]),
+                kind=FeatureKind.from_json(value["kind"]) if value.get("kind") else None,
+                reference=Origin.from_json(value["reference"]) if value.get("reference") else None,
+                blocks=tuple(float(number) for number in value.get("blocks") or ()),
+                clip=value.get("clip"),
+                notes=tuple(str(note) for note in value.get("notes") or ()),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{name}: no figures of `disback-ray evaluate --json` ({error})") from None
+
+
+def measure(blocks: Iterable[Statistics], reference: Statistics, *, seed: int = 0) -> ImageFigures:
+    """Fréchet distance and, where features were kept, kernel distance, precision and recall.
+
+    blocks: of samples; with several the one at the least distance counts, which is EDM's convention with three of 50,000.
+    Raises ConfigError where samples and reference are of different kinds or resolutions.
+    """
+    assert reference.kind is not None
+    distances, best = [], None
+    for block in blocks:
+        assert block.kind is not None
+        require_same_kind(block.kind, reference.kind, name=reference.origin.name)
+        require_same_resolution(block.origin.resolution, reference.origin)
+        distances.append(frechet_of(block.gaussian, reference.gaussian))
+        if min(distances) == distances[-1]:
+            best = block
+    assert best is not None
+    figures, notes = {"frechet": min(distances)}, []
+    if best.features is None or reference.features is None:
+        which = best.origin.name if best.features is None else reference.origin.name
+        notes.append(f"{which} keeps no features: no kernel distance, precision and recall")
+    else:
+        figures["kernel_distance"] = kernel_distance(best.features, reference.features, seed=seed)
+        if min(len(best.features), len(reference.features)) > 3:
+            figures |= asdict(precision_recall(best.features, reference.features))
+    return ImageFigures(figures, best.origin, best.kind, reference.origin, tuple(distances), notes=tuple(notes))
+
+
+def differences(ours: ImageFigures, theirs: ImageFigures, *, name: str) -> dict[str, float]:
+    """Ours − theirs for each figure that both have. name: where theirs are from.
+
+    Raises ConfigError where they are figures of different things: extractor, resizer, reference, CLIP model or number of samples.
+    """
+    if (ours.kind is None) != (theirs.kind is None) or ours.clip != theirs.clip:
+        raise ConfigError(f"{name}: figures of another kind: of {theirs.kind or theirs.clip}, here of {ours.kind or ours.clip}")
+    if ours.kind and theirs.kind:
+        require_same_kind(ours.kind, theirs.kind, name=name)
+    if ours.reference and theirs.reference and ours.reference.sha256 != theirs.reference.sha256:
+        raise ConfigError(f"{name}: figures against another reference, {theirs.reference}; here {ours.reference}")
+    for what, mine, other in (
+        ("samples", ours.samples.images, theirs.samples.images),
+        ("blocks", max(len(ours.blocks), 1), max(len(theirs.blocks), 1)),
+    ):
+        if mine != other:
+            raise ConfigError(f"{name}: figures of {other} {what}, here of {mine}: their number moves a distance; take as many")
+    shared = [key for key in ours.figures if key in theirs.figures]
+    return {key: ours.figures[key] - theirs.figures[key] for key in shared}

@@ -1,0 +1,81 @@
+"""What a figure is a figure of: the extractor, the resizer and the reference. Figures of different kinds are not compared."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from disback_ray.errors import ConfigError
+
+SHOWN = 12  # digits of a SHA-256 that a person is shown
+
+
+@dataclass(frozen=True)
+class FeatureKind:
+    """What features are: extractor: its name; sha256: of its weights, or of what stands for them; resizer: before it."""
+
+    extractor: str
+    sha256: str
+    resizer: str
+    dimensions: int
+
+    def __str__(self) -> str:
+        return f"{self.extractor} ({self.sha256[:SHOWN]}), resizer {self.resizer}, {self.dimensions} features"
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> FeatureKind:
+        """Raises KeyError or TypeError where something is missing."""
+        return FeatureKind(str(value["extractor"]), str(value["sha256"]), str(value["resizer"]), int(value["dimensions"]))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where images came from. name: a file's or folder's; sha256: of all its bytes; resolution: (height, width), None if mixed."""
+
+    name: str
+    sha256: str
+    images: int | None
+    resolution: tuple[int, int] | None = None
+    skipped: int = 0
+
+    def __str__(self) -> str:
+        size = f" of {self.resolution[0]} × {self.resolution[1]} pixels" if self.resolution else ""
+        count = f", {self.images:,} images{size}" if self.images is not None else ""
+        lost = f", {self.skipped} of them skipped as corrupt" if self.skipped else ""
+        return f"{self.name} ({self.sha256[:SHOWN]}){count}{lost}"
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Origin:
+        """Raises KeyError or TypeError where something is missing."""
+        size = value.get("resolution")
+        images = value["images"]
+        return Origin(
+            str(value["name"]), str(value["sha256"]), None if images is None else int(images),
+            None if size is None else (int(size[0]), int(size[1])), int(value.get("skipped", 0)),
+        )  # fmt: skip
+
+
+def require_same_kind(ours: FeatureKind, theirs: FeatureKind, *, name: str) -> None:
+    """Raises ConfigError where features of these kinds can't be compared; the first difference is named. name: whose `theirs` is."""
+    for field in fields(FeatureKind):
+        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if mine != other:
+            shown = [value[:SHOWN] if field.name == "sha256" else value for value in (other, mine)]
+            what = "extractor's SHA-256" if field.name == "sha256" else field.name
+            raise ConfigError(
+                f"{name}: of another kind: its {what} is {shown[0]}, here {shown[1]}: such figures don't compare; make both the same way"
+            )
+
+
+def require_same_resolution(samples: tuple[int, int] | None, reference: Origin) -> None:
+    """Raises ConfigError where the images had other sizes before they were resized. None on either side: mixed, or not told."""
+    if samples and reference.resolution and samples != reference.resolution:
+        (high, wide), (their_high, their_wide) = samples, reference.resolution
+        raise ConfigError(
+            f"{reference.name}: statistics of {their_high} × {their_wide} pixels, and the samples have {high} × {wide}: "
+            "the resizer would decide the distance; use a reference of the samples' size"
+        )
+
+
+def as_json(record: FeatureKind | Origin) -> dict[str, Any]:
+    return asdict(record)

@@ -1,0 +1,144 @@
+"""Statistics of features as a file: mean and covariance, what made them, and a part of the features themselves.
+
+The file is an .npz with `mu` and `sigma`, as EDM's `fid-refs` and clean-fid's have them, and beside those `about`, a JSON text, and
+`features`, which the kernel distance, precision and recall need.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.evaluation.kinds import FeatureKind, Origin
+from disback_ray.evaluation.moments import Gaussian, Moments
+from disback_ray.fetching import Fetched
+from disback_ray.storage import Folder
+
+KEPT_FEATURES = 10_000
+"""So many samples' features are kept: at 2,048 each, 82 MB."""
+ROUNDING = 1e-6
+"""A covariance's eigenvalues may be this far below 0, as a part of the largest: further, it is none."""
+
+
+class Extracts(Protocol):
+    """See extractors.py. images: uint8 [H, W, C] each → float32 [B, D]."""
+
+    @property
+    def kind(self) -> FeatureKind: ...
+
+    def features(self, images: Sequence[np.ndarray]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """kind: None where the file doesn't tell what made it; features: of the first samples, float32 [M, D], None if not kept."""
+
+    gaussian: Gaussian
+    kind: FeatureKind | None
+    origin: Origin
+    features: np.ndarray | None
+
+
+@dataclass
+class Tally:
+    """Gathers statistics part by part, in memory for one part and the features that are kept. kind: its dimensions are filled in."""
+
+    kind: FeatureKind
+    keep: int = KEPT_FEATURES
+
+    def __post_init__(self) -> None:
+        self.moments = Moments()
+        self.parts: list[np.ndarray] = []
+        self.sizes: set[tuple[int, int]] = set()
+
+    def add(self, features: np.ndarray, sizes: Iterable[tuple[int, int]]) -> None:
+        """features: real [B, D]; sizes: the images' heights and widths. Raises ConfigError, NonFiniteError."""
+        self.moments.add(features)
+        self.kind = replace(self.kind, dimensions=features.shape[1])
+        kept = sum(len(part) for part in self.parts)
+        if kept < self.keep:
+            self.parts.append(np.asarray(features[: self.keep - kept], np.float32))
+        self.sizes.update(sizes)
+
+    @property
+    def resolution(self) -> tuple[int, int] | None:
+        return next(iter(self.sizes)) if len(self.sizes) == 1 else None
+
+    def statistics(self, name: str, sha256: str, *, skipped: int = 0) -> Statistics:
+        """Raises ConfigError where there were too few samples."""
+        origin = Origin(name, sha256, self.moments.count, self.resolution, skipped)
+        features = np.concatenate(self.parts) if self.parts else None
+        return Statistics(self.moments.gaussian(), self.kind, origin, features)
+
+
+def tally(parts: Iterable[Sequence[np.ndarray]], extractor: Extracts, *, keep: int = KEPT_FEATURES) -> Tally:
+    """Statistics of images that come in parts: uint8 [H, W, C] each. Raises what the parts, the extractor and Tally raise."""
+    found = Tally(extractor.kind, keep)
+    for images in parts:
+        found.add(extractor.features(images), [(image.shape[0], image.shape[1]) for image in images])
+    return found
+
+
+def save_statistics(folder: Folder, name: str, found: Statistics) -> None:
+    """Raises CheckpointError where it can't be written."""
+    about = {"kind": None if found.kind is None else asdict(found.kind), "origin": asdict(found.origin)}
+    arrays = {
+        "mu": found.gaussian.mean,
+        "sigma": found.gaussian.covariance,
+        "about": np.array(json.dumps(about, ensure_ascii=True)),
+    }
+    if found.features is not None:
+        arrays["features"] = found.features
+    sink = io.BytesIO()
+    np.savez(sink, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its options
+    folder.write(name, sink.getvalue())
+
+
+def read_statistics(file: Fetched) -> Statistics:
+    """Ours, clean-fid's or EDM's. Raises CheckpointError where it is damaged or holds no statistics."""
+    try:
+        with np.load(io.BytesIO(file.data), allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files if name in ("mu", "sigma", "about", "features")}
+        mean, covariance = (np.asarray(found[name], np.float64) for name in ("mu", "sigma"))
+        about = json.loads(str(found["about"])) if "about" in found else None
+        kind = FeatureKind.from_json(about["kind"]) if about is not None and about["kind"] else None
+        origin = Origin(file.name, file.sha256, None) if about is None else Origin.from_json(about["origin"])
+    except KeyError as error:
+        raise CheckpointError(f"{file.name}: no statistics of features: it has no {error.args[0]!r}") from None
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{file.name}: no statistics of features: {' '.join(str(error).split())[:200]}") from None
+    if about is not None:
+        origin = replace(origin, name=f"{file.name} of {origin.name}", sha256=file.sha256)
+    _check(mean, covariance, file.name)
+    return Statistics(Gaussian(mean, covariance, origin.images), kind, origin, found.get("features"))
+
+
+def assume_kind(found: Statistics, kind: FeatureKind) -> Statistics:
+    """The user's word for what a file doesn't tell. Raises ConfigError where the dimensions contradict it."""
+    if found.gaussian.dimensions != kind.dimensions:
+        raise ConfigError(
+            f"{found.origin.name}: has {found.gaussian.dimensions} dimensions, and the extractor here {kind.dimensions}: "
+            "made by another one"
+        )
+    return replace(
+        found, kind=kind, origin=replace(found.origin, name=f"{found.origin.name}, whose kind it doesn't tell: assumed")
+    )
+
+
+def _check(mean: np.ndarray, covariance: np.ndarray, name: str) -> None:
+    if mean.ndim != 1 or mean.size < 2 or covariance.shape != (mean.size, mean.size):
+        raise CheckpointError(f"{name}: mu has shape {mean.shape} and sigma {covariance.shape}: expected [D] and [D, D], D > 1")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise CheckpointError(f"{name}: has NaN or Inf: make the statistics again")
+    values = np.linalg.eigvalsh((covariance + covariance.T) / 2)
+    if not np.allclose(covariance, covariance.T, atol=ROUNDING * abs(covariance).max()) or values[0] < -ROUNDING * abs(
+        values[-1]
+    ):
+        raise CheckpointError(f"{name}: sigma is no covariance (not symmetric, or with negative eigenvalues)")

@@ -1,0 +1,168 @@
+"""`disback-ray evaluate` and `statistics` from the command line: sources, figures, and what is refused."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+Command = Callable[..., Any]
+Images = Callable[..., list[np.ndarray]]
+
+
+def figure(said: Any, name: str = "Fréchet distance") -> float:
+    assert said.status == 0, said.err
+    return next(float(line.split()[-1]) for line in said.out.splitlines() if line.startswith(name))
+
+
+@pytest.fixture(scope="module")
+def photos(pictures: Images, folder_of: Callable[..., Path]) -> dict[str, Path]:
+    """Two sets of 60 pictures of 4 × 4 pixels as folders; the first as a zip and a parquet file too."""
+    folders = {name: folder_of(pictures(60, side=4, seed=seed, tint=40 * seed)) for seed, name in enumerate(("a", "b"))}
+    files = sorted(folders["a"].rglob("*.png"))
+    with zipfile.ZipFile(folders["a"] / "a.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.relative_to(folders["a"]))
+    rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    pq.write_table(pa.table({"image": rows, "label": list(range(60))}), folders["a"] / "a.parquet")
+    return folders | {"zip": folders["a"] / "a.zip", "parquet": folders["a"] / "a.parquet"}
+
+
+PIXELS = ("--extractor", "pixels")
+
+
+def test_a_folder_a_zip_and_a_parquet_file_are_the_same_images(command: Command, photos: dict[str, Path], tmp_path: Path) -> None:
+    made = command("statistics", str(photos["b"]), "--out", str(tmp_path / "b.npz"), *PIXELS)
+    assert (made.status, "60 images of 4 × 4 pixels" in made.out) == (0, True)
+    found = [
+        command("evaluate", str(photos[kind]), "--reference", str(tmp_path / "b.npz"), *PIXELS)
+        for kind in ("a", "zip", "parquet")
+    ]
+    assert len({figure(said) for said in found}) == 1
+    assert figure(found[0]) > 0.1
+    assert figure(command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), *PIXELS)) == figure(found[0])
+    assert "features: pixels (none), resizer none, 48 features" in found[0].out
+    assert f"reference: b.npz of {photos['b'].name}" in found[0].out
+    assert figure(command("evaluate", str(photos["b"]), "--reference", str(tmp_path / "b.npz"), *PIXELS)) == pytest.approx(
+        0, abs=1e-5
+    )
+
+
+def test_figures_are_kept_and_compared(command: Command, photos: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    first = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), *PIXELS, "--json", str(file))
+    kept = json.loads(file.read_text())
+    assert kept["figures"]["frechet"] == pytest.approx(figure(first), rel=1e-5)
+    assert kept["kind"] == {"extractor": "pixels", "sha256": "none", "resizer": "none", "dimensions": 48}
+    assert set(kept["figures"]) == {"frechet", "kernel_distance", "precision", "recall"}
+    again = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), *PIXELS, "--against", str(file))
+    assert f"+0 frechet, against {file}" in again.out
+    other = command("evaluate", str(photos["a"]), "--reference", str(photos["a"]), *PIXELS, "--against", str(file))
+    assert other.status == 2
+    assert "figures against another reference" in other.complaint
+
+
+def test_real_digits_in_the_features_of_an_inception(
+    command: Command, inception_file: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """The weights proved by their SHA-256; the classifier of digits tells them from noise."""
+    options = ("--weights", str(inception_file(8)), "--mode", "legacy_tensorflow", "--n", "40")
+    made = command("statistics", "digits", "--out", str(tmp_path / "digits.npz"), *options)
+    assert "resizer legacy_tensorflow, 8 features; scikit-learn's digits" in made.out
+    assert figure(command("evaluate", "digits", "--reference", str(tmp_path / "digits.npz"), *options)) == pytest.approx(
+        0, abs=1e-4
+    )
+    other = command("evaluate", "digits", "--reference", str(tmp_path / "digits.npz"), *options, "--mode", "clean")
+    assert "digits.npz of scikit-learn's digits: of another kind: its resizer is legacy_tensorflow, here clean" in other.complaint
+    proved = command("evaluate", "digits", "--reference", str(tmp_path / "digits.npz"), *options, "--sha256", "00000000")
+    assert "its SHA-256 is" in proved.complaint
+
+
+def test_runs_are_measured(command: Command, digits: Path, ring8: Path, tmp_path: Path) -> None:
+    """A generator of images, in blocks of seeds, and one of points, by its recipe's own measures."""
+    blocks = command("evaluate", str(digits), "--reference", "digits", *PIXELS, "--n", "80", "--blocks", "2")
+    assert figure(blocks) > 1
+    assert "the least of 2 blocks" in blocks.out
+    assert f"samples: {digits}, seed" in blocks.out
+    few = command("evaluate", str(digits), "--reference", "digits", *PIXELS, "--n", "60")
+    assert few.complaint == "60 samples for 64 features: the Fréchet distance needs at least 65, evaluate more"
+    assert command("sample", str(digits), "--n", "80", "--seed", "3", "--out", str(tmp_path / "x.npz")).status == 0
+    single = command("evaluate", str(digits), "--reference", "digits", *PIXELS, "--n", "80", "--seed", "3")
+    assert figure(command("evaluate", str(tmp_path / "x.npz"), "--reference", "digits", *PIXELS)) == pytest.approx(figure(single))
+    points = command("evaluate", str(ring8), "--n", "100")
+    assert figure(points, "sliced Wasserstein") > 0
+    assert "reference: ring of 8 modes, std 0.1" in points.out
+
+
+def test_a_module_of_one_s_own_makes_features(
+    command: Command, photos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_features.py").write_text(
+        "import torch\n\ndef means():\n    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
+        "def half():\n    return Half()\nclass Half(torch.nn.Module):\n    def forward(self, x):\n        return x[: len(x) // 2]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    said = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), "--extractor", "my_features:means")
+    assert "my_features:means" in said.out
+    assert "3 features" in said.out
+    said = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), "--extractor", "my_features:half")
+    assert "gave no tensor with a row for each" in said.complaint
+
+
+@pytest.fixture
+def corrupt(photos: dict[str, Path], tmp_path: Path) -> Path:
+    """60 images, two of them cut short, and one that is text."""
+    for index, file in enumerate(sorted(photos["a"].rglob("*.png"))):
+        data = file.read_bytes()
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / file.name).write_bytes(data[:50] if index in (3, 8) else data)
+    (tmp_path / "images" / "text.png").write_text("no picture")
+    return tmp_path / "images"
+
+
+def test_corrupt_images_are_named_and_skipped_only_when_asked(command: Command, photos: dict[str, Path], corrupt: Path) -> None:
+    arguments = ("evaluate", str(corrupt), "--reference", str(photos["b"]), *PIXELS)
+    assert f"{corrupt}: 00003.png: corrupt, or no image" in command(*arguments).complaint
+    said = command(*arguments, "--skip-corrupt")
+    assert said.status == 0
+    assert said.err == f"{corrupt}: 3 corrupt images skipped: 00003.png, 00008.png, text.png\n"
+    assert "58 images of 4 × 4 pixels, 3 of them skipped as corrupt" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere", "--reference", "{b}"], "nowhere: no such file or folder"),
+        (["{a}", "--reference", "none.npz"], "none.npz"),
+        (["{a}", "--reference", "{b}", "--extractor", "vgg"], "extractor vgg: expected inception, digits, pixels"),
+        (["{a}", "--reference", "{b}", "--extractor", "inception"], "extractor inception: give its weights"),
+        (["{a}", "--reference", "{b}", "--extractor", "digits"], "extractor digits: it knows 8 × 8 pixels, these have 4 × 4"),
+        (["{a}", "--reference", "{b}", "--n", "100"], "holds 60 images"),
+        (["{a}", "--reference", "{b}", "--n", "48"], "48 samples for 48 features: the Fréchet distance needs at least 49"),
+        (["{a}", "--reference", "{b}", "--blocks", "2"], "--blocks 2: give --n as well"),
+        (["{a}", "--reference", "{b}", "--blocks", "2", "--n", "50"], "has 60 images, not 2 × 50"),
+        (["{a}", "--reference", "{edm}"], "doesn't tell what extractor and resizer made it"),
+        (["{a}", "--reference", "{edm}", "--assume-kind"], "has 5 dimensions, and the extractor here 48"),
+        (["{a}", "--reference", "{empty}"], "holds no image"),
+        (["{a}"], "give --reference"),
+        (["{a}", "--reference", "{b}", "--mode", "dirty"], "--mode dirty: expected clean"),
+        (["{a}", "--reference", "https://example.invalid/x.npz"], "give the file's SHA-256 as well"),
+    ],
+)
+def test_what_is_refused(
+    command: Command, photos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "edm.npz", mu=np.zeros(5), sigma=np.eye(5))
+    places = {"a": photos["a"], "b": photos["b"], "edm": tmp_path / "edm.npz", "empty": tmp_path / "empty"}
+    given = [argument.format_map(places) for argument in arguments]
+    found = command("evaluate", *(given if "--extractor" in given else [*given, *PIXELS]))
+    assert (found.status, found.out) == (2, "")
+    assert said in found.complaint
