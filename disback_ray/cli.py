@@ -168,6 +168,30 @@ def doctor(
         raise ClusterError(f"failed: {', '.join(failed)}: what to do is said above")
 
 
+@app.command()
+def study(
+    runs: Annotated[list[str] | None, typer.Argument(help="Two runs (or teachers): RUN_A RUN_B.")] = None,
+    n: Annotated[int, typer.Option("--n", help="How many pairs.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the noise, the order and the sides.")] = 0,
+    out: Annotated[str, typer.Option(help="The study's folder: study.html for people, key.json for you.")] = "study",
+    score: Annotated[
+        list[str] | None, typer.Option("--score", help="A file of answers; repeatable. Prints the preference.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Which of two models do people prefer? Writes a page of blinded, shuffled pairs; `--score` counts what they answered."""
+    from disback_ray.result import load_model
+    from disback_ray.storage import Folder
+    from disback_ray.study import making
+
+    if score and not runs:
+        print(making.score_files(Folder.at(out), score))
+    elif runs and len(runs) == 2 and runs[0] != runs[1] and not score:
+        print(making.make({where: load_model(where) for where in runs}, Folder.at(out), pairs=n, seed=seed))
+    else:
+        raise ConfigError("study: give two different runs, or --score FILE with the study's --out")
+
+
 @recipes_app.callback(invoke_without_command=True)
 def list_recipes(context: typer.Context) -> None:
     """List the shipped recipes."""

@@ -1,0 +1,57 @@
+"""Makes a study of two models, and scores it: the folder holds the page for people, and the key that stays with you."""
+
+from pathlib import Path
+
+from disback_ray.algorithms.sampling import classes_evenly
+from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.pictures import image_grid
+from disback_ray.result import Model
+from disback_ray.storage import Folder
+from disback_ray.study.page import render
+from disback_ray.study.pairs import Key, shuffle
+from disback_ray.study.scoring import Preference, score
+
+PAGE, KEY = "study.html", "key.json"
+
+
+def make(models: dict[str, Model], folder: Folder, *, pairs: int, seed: int) -> str:
+    """Draws `pairs` samples of each of the two models, for the same noise and the same classes; writes page and key.
+
+    Returns the page's URI. Raises ConfigError where the models' samples can't be compared or the folder is not empty.
+    """
+    (name_a, a), (name_b, b) = models.items()
+    if folder.names():
+        raise ConfigError(f"--out {folder.uri}: not empty: a study's page and its key belong together; name another folder")
+    if pairs < 2:
+        raise ConfigError(f"--n {pairs}: at least 2 pairs")
+    if a.classes != b.classes:
+        raise ConfigError(f"{name_a} knows {a.classes} classes and {name_b} {b.classes}: there is no common thing to ask of both")
+    x, y = (model.generate(pairs, seed=seed) for model in (a, b))
+    for name, samples in ((name_a, x), (name_b, y)):
+        if samples.ndim != 4:
+            raise ConfigError(f"{name} makes points, not pictures: nobody can prefer one; see `disback-ray compare`")
+    if x.shape[1:] != y.shape[1:]:
+        raise ConfigError(
+            f"{name_a} makes pictures of {tuple(x.shape[1:])}, {name_b} of {tuple(y.shape[1:])}: the size would tell them apart"
+        )
+    first, second = ([image_grid(image[None]) for image in samples] for samples in (x, y))
+    key = shuffle((name_a, name_b), pairs, seed=seed, pictures=[*first, *second])
+    captions = [f"class {label}" for label in classes_evenly(pairs, a.classes)] if a.classes else [""] * pairs
+    page = render(key, first, second, captions, side=x.shape[-1])
+    folder.write(KEY, key.to_json().encode())
+    folder.write(PAGE, page.encode())
+    return (folder / PAGE).uri
+
+
+def score_files(folder: Folder, files: list[str]) -> Preference:
+    """Scores what people sent. Raises CheckpointError where the folder is no study's, or a file is no answers to it."""
+    if not folder.has(KEY):
+        raise CheckpointError(f"{folder.uri}: no study is there (it has no {KEY}): name its folder with --out")
+    key = Key.from_json(folder.read(KEY).decode("utf-8", "replace"), where=(folder / KEY).uri)
+    found = {}
+    for file in files:
+        try:
+            found[file] = Path(file).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{file}: {error.strerror}") from None
+    return score(key, found)
