@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from disback_ray.actors.company import Places, denoiser_spec, student_spec
+from disback_ray.actors.recovery import Recovered
 from disback_ray.algorithms.noise import span
 from disback_ray.config import Recipe, Teacher, TeacherModule
 from disback_ray.data.sources import NoData
@@ -49,6 +50,24 @@ class Production:
 
     def save_summary(self) -> None:
         self.folder.write_json(SUMMARY, asdict(self.summary))
+
+    def say(self, text: str) -> None:
+        self.watch.say(text)
+
+    def gives_up(self) -> bool:
+        return self.stop.is_set()
+
+    def recovered(self, event: Recovered) -> None:
+        """Tells of roles that were lost and are there again: those who watch, and the summary."""
+        last = self.metrics.rows[-1] if self.metrics.rows else None
+        where = f"after {last['stage']} step {last['step']}" if last else "before the first step"
+        differs = "" if event.identical else ", but not bit for bit what it was"
+        self.say(
+            f"{' and '.join(event.roles)} lost ({event.reason}); recovered in {event.seconds:.1f} s {where}, "
+            f"{event.calls} calls made again{differs}"
+        )
+        self.summary.recovered(asdict(event) | {"stage": last["stage"] if last else None, "step": last["step"] if last else 0})
+        self.save_summary()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -19,6 +19,7 @@ from disback_ray.run_folder import (
     newest_checkpoint,
     save_checkpoint,
 )
+from disback_ray.storage import Folder
 
 STAGES = (degradation.STAGE, backtracking.STAGE)
 
@@ -148,11 +149,12 @@ class Rehearsal:
         self.production.metrics.forget_after(stage, found.step if found else 0, order=STAGES)
         later = [self.company.fake_score.begin(stage, node=node)]
         if found:
-            files = found.files
-            later = [self.company.fake_score.load(found.folder, stage=stage, sha256=files["fake_score"]["sha256"])]
-            if "generator" in files:
-                later.append(self.company.generator.load(found.folder, sha256=files["generator"]["sha256"]))
+            later = []
+            for role, proof in found.files.items():
+                args, kwargs = self._loads(role, found.folder, stage, proof)
+                later.append(getattr(self.company, role).load(*args, **kwargs))
         self.company.wait(later)
+        self.company.kept()
 
     def _end(self, stage: str, last: Step | None, *, total: int) -> None:
         """Keeps the stage's end; if that is not where it was to end, raises Stopped."""
@@ -172,8 +174,14 @@ class Rehearsal:
             self.production.metrics.flush()  # before the manifest: whoever goes on from it finds all that came before
             self.production.save_summary()
             save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)))
+            loads = (self._loads(role, folder, stage, proof) for role, proof in zip(roles, proofs, strict=True))
+            self.company.kept([(saved, *load) for saved, load in zip(later, loads, strict=True)])
 
         self.follower.ask(later, keep)
+
+    def _loads(self, role: str, folder: Folder, stage: str, proof: dict[str, Any]) -> tuple[tuple[Folder], dict[str, str]]:
+        """What a role's load() takes to go on from its file in a checkpoint."""
+        return (folder,), {"sha256": proof["sha256"]} | ({"stage": stage} if role == "fake_score" else {})
 
     def _has_path(self) -> bool:
         """Every node, and the row of the step that ended with the last: a kill may leave the first without the second."""

@@ -18,6 +18,7 @@ from disback_ray.storage import Folder
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
 KEPT_CHECKPOINTS = 2
+KEPT_RECOVERIES = 100
 FLUSH_SECONDS = 5.0
 TRAINED = ("fake_loss", "fake_grad_norm", "field_norm", "generator_grad_norm")
 MEASURED = ("frechet", "accuracy", "sliced_wasserstein", "energy_distance", "modes")
@@ -204,7 +205,10 @@ def versions() -> dict[str, str]:
 
 @dataclass
 class Summary:
-    """summary.json, as it grows. teacher: its folder in the cache; stages: seconds; error: the line that ended a failed run."""
+    """summary.json, as it grows. teacher: its folder in the cache; stages: seconds; error: the line that ended a failed run.
+
+    losses: of roles that were made good; recoveries: how, the last hundred of them.
+    """
 
     recipe: str
     seed: int
@@ -217,7 +221,13 @@ class Summary:
     digest: str = ""
     versions: dict[str, str] = field(default_factory=versions)
     pictures: list[dict[str, str]] = field(default_factory=list)
+    losses: int = 0
+    recoveries: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
+
+    def recovered(self, event: dict[str, Any]) -> None:
+        self.losses += len(event["roles"])
+        self.recoveries = [*self.recoveries, event][-KEPT_RECOVERIES:]
 
     def picture(self, file: str, title: str) -> None:
         """Notes a picture once, in the order in which pictures were first made."""

@@ -110,6 +110,7 @@ def _produce(
                         stage.train_teacher(production)
             with production.stage("casting"):
                 rehearsal = Rehearsal(production, stage.cast(production))
+                production.save_summary()  # where each role runs
             with production.stage("measuring"):
                 rehearsal.look_at_the_start()
             with production.stage("recording"):

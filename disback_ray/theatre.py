@@ -61,6 +61,7 @@ class OnRay:
     def __init__(self, cluster: ClusterConfig, watch: Watcher, *, private: bool) -> None:
         self.watch = watch
         self.roles = cluster.roles.by_name()
+        self.limits = cluster.recovery
         self.timeout = min(cluster.placement_timeout, LOCAL_PLACEMENT_SECONDS) if private else cluster.placement_timeout
         self.placement: Placement | None = None
 
@@ -93,7 +94,10 @@ class OnRay:
         self.watch.stage("placing the cast")
         if self.placement is None:
             self.placement = place(_cast(self.roles), timeout=self.timeout)
-        company = on_ray(production.recipe, production.places, self.roles, self.placement, seed=production.seed)
+        company = on_ray(
+            production.recipe, production.places, self.roles, self.placement,
+            seed=production.seed, limits=self.limits, audience=production,
+        )  # fmt: skip
         for line in self.placement.describe():
             self.watch.say(line)
         return company

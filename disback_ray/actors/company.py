@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from disback_ray.actors.evaluator import Evaluator
 from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSettings
 from disback_ray.actors.frozen_score import FrozenTeacher, PathNode
 from disback_ray.actors.generator import Generator, GeneratorSettings
-from disback_ray.actors.on_ray import Part, is_ready, seat, wait
+from disback_ray.actors.on_ray import OnRay, Part, Replicas
 from disback_ray.actors.placement import Placement
+from disback_ray.actors.recovery import Audience, Recovery
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast
-from disback_ray.config import Recipe, RoleResources, Teacher
+from disback_ray.config import Recipe, RecoveryLimits, RoleResources, Teacher
 from disback_ray.data.sources import GridData, NoData, RingData
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec
 from disback_ray.run_folder import CONFIG
@@ -36,7 +38,10 @@ class Places:
 
 @dataclass(frozen=True)
 class Company:
-    """The cast as the algorithms see it, the roles for all else, and how to wait for what they give. seats: where each runs."""
+    """The cast as the algorithms see it, the roles for all else, and how to wait for what they give. seats: where each runs.
+
+    kept([(what save() gave, what load() takes)]): the roles can go on from there, and need nothing that came before.
+    """
 
     cast: Cast
     teacher: Any
@@ -45,6 +50,7 @@ class Company:
     evaluator: Any
     wait: Callable[[Any], Any]
     is_ready: Callable[[Any], bool]
+    kept: Callable[..., None]
     seats: dict[str, dict[str, Any]]
 
 
@@ -152,19 +158,39 @@ def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources
         for name, (role, arguments) in parts(recipe, places, seed=seed).items()
     }
     here = {"pid": os.getpid(), "node": socket.gethostname(), "devices": []}
-    return _company(made, dict.fromkeys(made, here), wait=lambda value: value, is_ready=lambda value: True)
+    return _company(
+        made, dict.fromkeys(made, here), wait=lambda value: value, is_ready=lambda value: True, kept=lambda *points: None
+    )
 
 
-def on_ray(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], placement: Placement, *, seed: int) -> Company:
-    """Each role in an actor on its promised device. Raises what building a role raised, or ClusterError."""
-    made, seats = seat(parts(recipe, places, seed=seed), roles, placement, shared=places.run, proof=CONFIG)
-    found = {
-        name: {"pid": at.pid, "node": at.node, "node_id": at.node_id, "devices": list(at.devices)} for name, at in seats.items()
+def on_ray(
+    recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], placement: Placement,
+    *, seed: int, limits: RecoveryLimits, audience: Audience,
+) -> Company:  # fmt: skip
+    """Each role in an actor on its promised device, and in another one where that is lost. Raises what building a role raises."""
+    needed = parts(recipe, places, seed=seed)
+    labels = {
+        name: [name if roles[name].replicas == 1 else f"{name}/{replica}" for replica in range(roles[name].replicas)]
+        for name in needed
     }
-    return _company(made, found, wait=wait, is_ready=is_ready)
+
+    def process(name: str, replica: int) -> OnRay:
+        options, threads = placement.options(name, replica), roles[name].threads
+        return OnRay(labels[name][replica], needed[name], options=options, threads=threads, shared=places.run, proof=CONFIG)
+
+    recovery = Recovery(limits, audience, missing=placement.missing)
+    proxies = recovery.seat(
+        {
+            label: (needed[name][0], partial(process, name, replica))
+            for name in needed
+            for replica, label in enumerate(labels[name])
+        }
+    )
+    made = {name: Replicas([proxies[label] for label in labels[name]]) for name in needed}
+    return _company(made, recovery.seats, wait=recovery.wait, is_ready=recovery.is_ready, kept=recovery.kept)
 
 
-def _company(made: Mapping[str, Any], seats: dict[str, dict[str, Any]], **waiting: Callable[[Any], Any]) -> Company:
+def _company(made: Mapping[str, Any], seats: dict[str, dict[str, Any]], **waiting: Callable[..., Any]) -> Company:
     cast = Cast(made["teacher"], made["path_node"], made["fake_score"], made["generator"])
     roles = {name: made[name] for name in ("teacher", "fake_score", "generator", "evaluator")}
     return Company(cast=cast, seats=seats, **roles, **waiting)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from disback_ray.actors.calls import looks
 from disback_ray.algorithms.records import Drawn
 from disback_ray.data.sources import DataSpec, DigitsData, NoData
 from disback_ray.errors import CheckpointError
@@ -51,30 +52,36 @@ class Evaluator:
         else:
             self.measures = PointMeasures(data, samples=samples, seed=seed)
 
+    @looks
     def wanted(self) -> Drawn:
         """What a model is to draw for measure()."""
         assert not isinstance(self.measures, PicturesOnly)
         return self.measures.wanted()
 
+    @looks
     def wanted_pictures(self) -> Drawn:
         """What a model is to draw for picture()."""
         return self.measures.wanted_pictures(self.pictures)
 
+    @looks
     def measure(self, drawn: Drawn) -> dict[str, float]:
         """Raises NonFiniteError where the samples have NaN or Inf, ConfigError where they are too few."""
         assert not isinstance(self.measures, PicturesOnly)
         return self.measures.measure(drawn)
 
+    @looks
     def real_halves(self) -> dict[str, float]:
         """The same figures for real data against real data."""
         assert not isinstance(self.measures, PicturesOnly)
         return self.measures.real_halves()
 
+    @looks
     def picture(self, drawn: Drawn, name: str) -> dict[str, float]:
         """Writes samples/name. Raises CheckpointError."""
         (self.run / "samples").write(name, self.measures.picture(drawn))
         return {}
 
+    @looks
     def keep_frame(self, drawn: Drawn, step: int) -> dict[str, float]:
         """Keeps points as they are at a step, for Figure 8. Raises CheckpointError."""
         data = io.BytesIO()
@@ -82,6 +89,7 @@ class Evaluator:
         (self.run / "samples" / FRAMES).write(f"{step:08d}.npy", data.getvalue())
         return {}
 
+    @looks
     def figure_8(self, name: str) -> dict[str, float]:
         """The student's distribution along training, as in the paper's Figure 8. Raises CheckpointError."""
         assert isinstance(self.measures, PointMeasures)
@@ -95,11 +103,13 @@ class Evaluator:
         (self.run / "samples").write(name, snapshots(frames, self.measures.real))
         return {}
 
+    @looks
     def grid(self) -> Tensor:
         """The points at which Figure 9 shows score fields, [M, 2]."""
         assert isinstance(self.measures, PointMeasures)
         return self.measures.grid()
 
+    @looks
     def figure_9(self, teacher: Tensor, fake: Tensor, drawn: Drawn, name: str) -> dict[str, float]:
         """The score fields of s_θ over the data and of s_φ over the generated points, as in Figure 9. Raises CheckpointError."""
         assert isinstance(self.measures, PointMeasures)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from disback_ray.actors.calls import looks, starts
 from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.actors.unlearnt import Unlearnt
 from disback_ray.algorithms import backtracking, degradation
@@ -79,6 +80,7 @@ class FakeScore:
         self.denoiser = load_denoiser(teacher).to(self.device)
         self.stage = ""
 
+    @starts
     def begin(self, stage: str, *, node: int) -> dict[str, float]:
         """Starts a stage from a node's weights, 0 being the teacher's (θ' ← θ, or φ ← θ'_N), with a fresh optimiser.
 
@@ -211,6 +213,7 @@ class FakeScore:
             self.loss = 0.0
         return self.last
 
+    @looks
     def keep_node(self, node: int, *, step: int) -> dict[str, float]:
         """Keeps the present weights as a node of the path (Algorithm 1). Raises VersionError, CheckpointError."""
         assert self.stage == degradation.STAGE, self.stage
@@ -218,6 +221,7 @@ class FakeScore:
         save_node(self.path, node, self.denoiser.state_dict(), step=step)
         return {}
 
+    @looks
     @torch.no_grad()
     def field(self, points: Tensor, *, sigma: float) -> Tensor:
         """The score field over points at one σ, for pictures: [M, ...] → [M, ...]."""
@@ -225,16 +229,19 @@ class FakeScore:
         level = torch.full((len(x),), sigma, device=self.device)
         return score_of(self.denoiser, x, level, condition=None)
 
+    @looks
     def save(self, folder: Folder) -> dict[str, object]:
         """Writes weights, optimiser and version; returns the file's proof. Raises CheckpointError."""
         return folder.write_tensors("fake_score.safetensors", self.learner.state() | self.waiting.state())
 
+    @starts
     def load(self, folder: Folder, *, stage: str, sha256: str) -> dict[str, float]:
         """Takes up a stage where save() left it. Raises CheckpointError."""
         self._enter(stage)
         restore(self.learner, self.waiting, folder=folder, name="fake_score.safetensors", sha256=sha256)
         return {}
 
+    @looks
     def digest(self) -> str:
         """SHA-256 of the weights."""
         return digest(self.denoiser.state_dict())

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from disback_ray.actors.calls import looks, starts
 from disback_ray.algorithms.losses import score_of
 from disback_ray.algorithms.noise import NoiseLaw, add_noise
 from disback_ray.algorithms.records import Drawn, Sample, Score, WireDtype, rounded
@@ -29,6 +30,7 @@ class FrozenScore:
         self.node = node
         self.wire = wire
 
+    @looks
     @torch.no_grad()
     def score(self, sample: Sample) -> Score:
         """s_node at the sample's keyed x_t. Raises VersionError before a node is loaded, NonFiniteError at NaN or Inf."""
@@ -42,6 +44,7 @@ class FrozenScore:
             raise NonFiniteError(f"the score of node {self.node} has NaN or Inf at step {sample.batch.step}")
         return Score(sample.batch, rounded(value, self.wire), self.node)
 
+    @looks
     @torch.no_grad()
     def field(self, points: Tensor, *, sigma: float) -> Tensor:
         """The score field over points at one σ, for pictures: [M, ...] → [M, ...]."""
@@ -49,6 +52,7 @@ class FrozenScore:
         level = torch.full((len(x),), sigma, device=self.device)
         return score_of(self.denoiser, x, level, condition=None)
 
+    @looks
     def digest(self) -> str:
         """SHA-256 of the weights."""
         return digest(self.denoiser.state_dict())
@@ -64,6 +68,7 @@ class FrozenTeacher(FrozenScore):
         """
         super().__init__(exact or load_denoiser(folder), noise=noise, node=0, wire=wire)
 
+    @looks
     def draw(self, wanted: Drawn, *, seed: int, steps: int) -> Drawn:
         """The teacher's own samples for the shape and classes of `wanted`; steps: of those that take several."""
 
@@ -81,6 +86,7 @@ class PathNode(FrozenScore):
         super().__init__(load_denoiser(teacher), noise=noise, node=None, wire=wire)
         self.path = path
 
+    @starts
     def load(self, node: int) -> dict[str, float]:
         """Makes this node the one that scores. Raises CheckpointError where its file is missing, damaged or doesn't fit."""
         self.node = None  # a failed load must not leave the old node answering

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from disback_ray.actors.calls import looks, starts
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.average import MovingAverage
 from disback_ray.algorithms.learner import Learner
@@ -96,10 +97,12 @@ class Generator:
             self.last = {"field_norm": rms**0.5, "generator_grad_norm": made["grad_norm"]}
         return self.last
 
+    @looks
     def draw(self, wanted: Drawn, *, seed: int) -> Drawn:
         """One-step samples of the averaged weights for the shape and classes of `wanted`."""
         return Drawn(draw(self.network, self.average.weights, wanted, seed=seed, device=self.device), wanted.condition)
 
+    @looks
     def export(self, folder: Folder) -> dict[str, float]:
         """Writes what `load_generator` reads: averaged and raw weights, and the settings, last. Raises CheckpointError."""
         proof = folder.write_tensors(WEIGHTS, self.average.weights)
@@ -107,10 +110,12 @@ class Generator:
         folder.write_json(SETTINGS, self.settings.spec.to_json() | {"weights": proof})
         return {}
 
+    @looks
     def save(self, folder: Folder) -> dict[str, object]:
         """Writes weights, average, optimiser and version; returns the file's proof. Raises CheckpointError."""
         return folder.write_tensors(CHECKPOINT, self.learner.state() | self.average.state())
 
+    @starts
     def load(self, folder: Folder, *, sha256: str) -> dict[str, float]:
         """Takes up where save() left it. Raises CheckpointError."""
         restore(self.learner, self.average, folder=folder, name=CHECKPOINT, sha256=sha256)
@@ -119,6 +124,7 @@ class Generator:
         self.last = {}
         return {}
 
+    @looks
     def digest(self) -> str:
         """SHA-256 of the raw and the averaged weights."""
         return digest(self.network.state_dict(), self.average.weights)

@@ -1,63 +1,95 @@
 """The one proxy: a role in a Ray actor, whose methods take and give references instead of values."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
-from disback_ray.actors.placement import Placement, Whereabouts, where
+from disback_ray.actors.placement import Whereabouts, where
 from disback_ray.actors.wire import pack, unpack
-from disback_ray.config import RoleResources
 from disback_ray.errors import ClusterError, DisbackError
 from disback_ray.storage import Folder
 
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-"""wait() raises the first error; Ray would log, with tracebacks, all that follow from it in results nobody waits for any more."""
+"""Whoever waits meets the first error; Ray would log, with tracebacks, all that follow from it in results nobody waits for any more."""
 
 Part = tuple[Callable[..., Any], dict[str, Any]]
 """A role's class, and the arguments that build it wherever it runs."""
 
 
+class OutOfTurn(Exception):
+    """A call came whose predecessor was not made: what that one waited for was lost. Nothing has been changed."""
+
+
 class Hosted:
-    """The actor: holds one role in a process of its own."""
+    """The actor: holds one role in a process of its own, and makes each call once, in its turn."""
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
         self.role: Any = None
+        self.turn = 0
 
-    def sees(self, folder: Folder, name: str) -> bool:
-        """Whether a file of the driver's can be seen from here."""
-        return folder.has(name)
+    def build(self, name: str, role: Callable[..., Any], arguments: dict[str, Any], shared: Folder, proof: str) -> Whereabouts:
+        """A new role, in place of an old one where there is one: their weights must not need room at the same time.
 
-    def build(self, role: Callable[..., Any], arguments: dict[str, Any]) -> Whereabouts:
+        Raises ClusterError where the file `proof` in the folder can't be seen from here, and what building the role raises.
+        """
+        if not shared.has(proof):
+            raise ClusterError(
+                f"{name} runs on a machine that doesn't see {shared.uri}: set `storage` in the cluster file to what all machines share"
+            )
+        self.role = None
         self.role = role(**arguments)
+        self.turn = 0
         return where()
 
-    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        given = {name: unpack(value) for name, value in kwargs.items()}
-        return pack(getattr(self.role, method)(*map(unpack, args), **given))
+    def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[float, Any]:
+        """(seconds, what the role's method gives). Raises OutOfTurn, and what the method raises.
+
+        A call whose argument was lost never gets here, so its turn doesn't pass, and neither does that of any call after it.
+        """
+        if turn != self.turn:
+            raise OutOfTurn(f"{method} has turn {turn}, not {self.turn}")
+        began = time.monotonic()
+        try:
+            given = {name: unpack(value) for name, value in kwargs.items()}
+            result = pack(getattr(self.role, method)(*map(unpack, args), **given))
+        finally:
+            self.turn += 1
+        return time.monotonic() - began, result
 
 
 class OnRay:
-    """A role's stand-in: `name(*args)` → a reference to what the role's `name(*args)` will give."""
+    """The process of one role, in its place on the cluster. Each call gives two references: to what it took, and to its result."""
 
-    def __init__(self, name: str, role_class: Callable[..., Any], *, options: dict[str, Any], threads: int) -> None:
-        self._name = name
-        hosted: Any = ray.remote(type(role_class.__name__, (Hosted,), {}))  # so that Ray's lists show which role it is
+    def __init__(self, name: str, part: Part, *, options: dict[str, Any], threads: int, shared: Folder, proof: str) -> None:
+        """shared, proof: a folder that every role must see, and a file in it."""
+        self._name, self._part, self._shared, self._proof = name, part, shared, proof
+        hosted: Any = ray.remote(type(part[0].__name__, (Hosted,), {}))  # so that Ray's lists show which role it is
         self._actor: Any = hosted.options(**options).remote(threads)
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        call = self._actor.call.options(name=f"{self._name}.{method}")
-        return lambda *args, **kwargs: call.remote(method, *args, **kwargs)
+    def build(self) -> Any:
+        """Later: its Whereabouts."""
+        return self._actor.build.remote(self._name, *self._part, self._shared, self._proof)
+
+    def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        named = self._actor.call.options(name=f"{self._name}.{method}", num_returns=2)
+        note, result = named.remote(turn, method, *args, **kwargs)
+        return note, result
+
+    def kill(self) -> None:
+        """Ends the process, if it hasn't ended."""
+        ray.kill(self._actor)
 
 
 class Replicas:
     """The proxies of one role; several only where it is stateless: the least busy one scores, `load` goes to all."""
 
-    def __init__(self, proxies: Sequence[OnRay]) -> None:
+    def __init__(self, proxies: Sequence[Any]) -> None:
         self.proxies = list(proxies)
         self.asked: list[list[Any]] = [[] for _ in self.proxies]
         self.given = [0] * len(self.proxies)
@@ -81,61 +113,28 @@ class Replicas:
         return getattr(self.proxies[0], method)
 
 
-def seat(
-    parts: Mapping[str, Part], roles: Mapping[str, RoleResources], placement: Placement, *, shared: Folder, proof: str
-) -> tuple[dict[str, Replicas], dict[str, Whereabouts]]:
-    """Puts each role on its promised device and builds it there; returns the roles, and where each replica runs.
-
-    shared, proof: a folder that every role must see, and a file in it. Raises ClusterError where one doesn't, or a process is lost,
-    and what building a role raises.
-    """
-    made = {
-        name: [
-            OnRay(name, parts[name][0], options=placement.options(name, replica), threads=roles[name].threads)
-            for replica in range(roles[name].replicas)
-        ]
-        for name in parts
-    }
-    everyone = [(name, proxy) for name, proxies in made.items() for proxy in proxies]
-    for (name, _), sees in zip(everyone, wait([proxy._actor.sees.remote(shared, proof) for _, proxy in everyone]), strict=True):
-        if not sees:
-            raise ClusterError(
-                f"{name} runs on a machine that doesn't see {shared.uri}: set `storage` in the cluster file to what all machines share"
-            )
-    found = wait([proxy._actor.build.remote(*parts[name]) for name, proxy in everyone])
-    labels = [name if len(made[name]) == 1 else f"{name}/{made[name].index(proxy)}" for name, proxy in everyone]
-    return {name: Replicas(proxies) for name, proxies in made.items()}, dict(zip(labels, found, strict=True))
+def cause_of(error: BaseException) -> BaseException:
+    """What was raised first: Ray wraps it once for each call that depended on it."""
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
 
 
-def wait(later: Any) -> Any:
-    """References → values, in nested lists and tuples too. Raises the role's own error, or ClusterError where a role was lost."""
-    if isinstance(later, (list, tuple)):
-        return [wait(each) for each in later]
-    try:
-        return unpack(ray.get(later))
-    except RayTaskError as error:
-        cause = error.cause
-        while isinstance(cause, RayTaskError):
-            cause = cause.cause
-        if isinstance(cause, DisbackError):
-            raise cause from None
-        if isinstance(cause, RayActorError):
-            raise ClusterError(_lost(cause)) from None
-        raise
-    except RayActorError as error:
-        raise ClusterError(_lost(error)) from None
-    except RayError as error:
-        raise ClusterError(f"Ray: {str(error).strip().splitlines()[0]}") from None
+def is_gone(error: BaseException) -> bool:
+    """Whether the process that was called is: then Ray raises it as it is, and wrapped where it was another's result that was lost."""
+    return isinstance(error, (RayActorError, ActorUnschedulableError)) and not isinstance(error, RayTaskError)
 
 
-def is_ready(later: Any) -> bool:
-    """Whether waiting would not block."""
-    if isinstance(later, (list, tuple)):
-        return all(is_ready(each) for each in later)
-    done, _ = ray.wait([later], timeout=0)
-    return bool(done)
+def is_loss(error: BaseException) -> bool:
+    """Whether all that is wrong is that a process or an object was lost, here or before: made again, the call may well succeed."""
+    return isinstance(cause_of(error), (RayActorError, ActorUnschedulableError, ObjectLostError, OutOfTurn))
 
 
-def _lost(error: RayActorError) -> str:
-    reason = " ".join(str(error).split())
-    return f"a role's process was lost: {reason[:300]}; run the same command again to go on from the last checkpoint"
+def plain(error: BaseException) -> BaseException:
+    """The error as a user is to meet it: the role's own, or Ray's in one line."""
+    cause = cause_of(error)
+    if isinstance(cause, DisbackError) or not isinstance(error, RayError):
+        return cause
+    if isinstance(error, RayTaskError) and not isinstance(cause, RayError):
+        return error  # a bug of ours: with its traceback
+    return ClusterError(f"Ray: {' '.join(str(cause).split())[:300]}")

@@ -60,6 +60,12 @@ class Placement:
             **(hidden if self.hide_devices and not bundle.portion else {}),
         }
 
+    def missing(self) -> str:
+        """What can't be had at the moment of what was reserved, in one line; nothing while it is whole. Machines go, and come back."""
+        if placement_group_table(self.group)["state"] == "CREATED":
+            return ""
+        return refusal(self.roles, self.bundles, list(_nodes().values()))
+
     def describe(self) -> list[str]:
         """A line for each machine: who plays there, and on how much of a GPU."""
         seated: dict[str, list[str]] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 from ray._private.utils import read_ray_address
 from ray.util.client import ray as ray_client
 
@@ -52,9 +52,21 @@ def attach(address: str, *, connect_timeout: float = 10.0, modules: Sequence[str
             _start_private(modules)
         else:
             _connect(_resolve(address), timeout=connect_timeout, modules=modules)
-        yield Session(ray.get_runtime_context().gcs_address, owned=address == "local")
+        with _quiet():
+            yield Session(ray.get_runtime_context().gcs_address, owned=address == "local")
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray prints a paragraph for each process that is lost, on stdout; the run says it in a line."""
+    before = worker._worker_logs_enabled
+    worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = before
 
 
 def _start_private(modules: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """recipe.yaml and cluster.yaml → frozen models."""
 
-from disback_ray.config.cluster import ClusterConfig, RoleResources, Roles
+from disback_ray.config.cluster import ClusterConfig, RecoveryLimits, RoleResources, Roles
 from disback_ray.config.loading import is_resolved, load_cluster, load_recipe, recipe_text, resolved, shipped
 from disback_ray.config.parsing import parse
 from disback_ray.config.recipe import Backtracking, Evaluation, Recipe, Recording, Student
@@ -12,6 +12,7 @@ __all__ = [
     "Evaluation",
     "Recipe",
     "Recording",
+    "RecoveryLimits",
     "RoleResources",
     "Roles",
     "Student",

@@ -49,11 +49,19 @@ class Roles(Frozen):
         return self
 
 
+class RecoveryLimits(Frozen):
+    """A role whose process is lost is put up again, unless that happens more than `losses` times within `within` seconds."""
+
+    losses: Annotated[int, Ge(0)] = 5
+    within: Positive = 60.0
+
+
 class ClusterConfig(Frozen):
-    """cluster.yaml: where Ray is, what each role gets, where runs are stored."""
+    """cluster.yaml: where Ray is, what each role gets, where runs are stored, and when a role that is lost ends the run."""
 
     address: str = "local"
     storage: str = "runs"
     placement_timeout: Positive = 120.0
     recipe: str | None = None
     roles: Roles = Roles()
+    recovery: RecoveryLimits = RecoveryLimits()

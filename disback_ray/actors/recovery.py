@@ -1,0 +1,309 @@
+"""Roles that outlive their processes: what each was asked for is remembered, and made again where a process is lost.
+
+No gradient crosses between the roles, and all randomness is keyed. So a role that is built anew, loads the last checkpoint and is
+given its calls since then again, in their order, is bit for bit the one that was lost, while the others keep what they have.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
+
+from disback_ray.actors.calls import NOTHING, Call, forget_before, nature_of, to_be_made_again
+from disback_ray.actors.on_ray import OnRay, cause_of, is_gone, is_loss, plain
+from disback_ray.actors.wire import unpack
+from disback_ray.config import RecoveryLimits
+from disback_ray.errors import ClusterError
+
+LOOK_SECONDS = 1.0
+"""So long a wait lasts before it looks up: at Ctrl-C, and at what there is to be said."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """Roles that were lost together, and are there again. reason: of the first; calls: made again for it.
+
+    identical: whether what the driver had been given before was given again, bit for bit.
+    """
+
+    roles: tuple[str, ...]
+    reason: str
+    seconds: float
+    calls: int
+    identical: bool
+
+
+class Audience(Protocol):
+    """Who hears of losses. gives_up: whether somebody asked for a stop, so that waiting for a place has no sense any more."""
+
+    def recovered(self, event: Recovered) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def gives_up(self) -> bool: ...
+
+
+@dataclass
+class Player:
+    """One role, whichever process it is in. spawn: a new process for it; a group of ranks is one, and is lost and begun together.
+
+    turns: so many calls its process has been given; log: its calls since it was last saved; losses: when its process was lost.
+    """
+
+    name: str
+    role: Callable[..., Any]
+    spawn: Callable[[], OnRay]
+    process: OnRay
+    turns: int = 0
+    log: list[Call] = field(default_factory=list)
+    losses: deque[float] = field(default_factory=deque)
+
+
+class Proxy:
+    """A role's stand-in: `name(*args)` → a call of the role's `name(*args)`, whose result comes later."""
+
+    def __init__(self, player: Player, submit: Callable[..., Call]) -> None:
+        self._player, self._submit = player, submit
+
+    def __getattr__(self, method: str) -> Callable[..., Call]:
+        return lambda *args, **kwargs: self._submit(self._player, method, *args, **kwargs)
+
+
+@dataclass
+class _Mending:
+    """What is found to be wrong while it is put right. anew: roles to be built again; gone: those without a process, and why."""
+
+    began: float = field(default_factory=time.monotonic)
+    gone: dict[str, str] = field(default_factory=dict)
+    anew: set[str] = field(default_factory=set)
+    losses: dict[str, str] = field(default_factory=dict)
+    calls: int = 0
+    identical: bool = True
+
+
+class Recovery:
+    """All roles of a run, their calls in one order, and whoever of them is lost put up again. seats: where each runs at the moment."""
+
+    def __init__(self, limits: RecoveryLimits, audience: Audience, *, missing: Callable[[], str]) -> None:
+        """missing: what the cluster lacks at the moment of what was reserved, in one line; nothing while it has it."""
+        self.limits, self.audience, self.missing = limits, audience, missing
+        self.players: dict[str, Player] = {}
+        self.seats: dict[str, dict[str, Any]] = {}
+        self.calls = 0
+
+    def seat(self, roles: Mapping[str, tuple[Callable[..., Any], Callable[[], OnRay]]]) -> dict[str, Proxy]:
+        """Builds each role, given its class and how to begin a process for it. Raises what building raises, or ClusterError."""
+        self.players = {name: Player(name, role, spawn, spawn()) for name, (role, spawn) in roles.items()}
+        mending = _Mending(anew=set(self.players))
+        while mending.anew:
+            self._build(mending)
+        return {name: Proxy(player, self.submit) for name, player in self.players.items()}
+
+    def submit(self, player: Player, method: str, *args: Any, **kwargs: Any) -> Call:
+        call = Call(player.name, method, nature_of(player.role, method), args, kwargs, self.calls)
+        self.calls += 1
+        player.log.append(call)
+        call.note, call.ref = self._send(call)
+        return call
+
+    def wait(self, later: Any) -> Any:
+        """Calls → their values, in nested lists and tuples too. Raises the role's own error, or ClusterError where it is lost for good."""
+        if isinstance(later, (list, tuple)):
+            return [self.wait(each) for each in later]
+        if not isinstance(later, Call):
+            return later
+        while later.value is NOTHING:
+            try:
+                _, value = ray.get([later.note, later.ref], timeout=LOOK_SECONDS)
+                later.value, later.good = unpack(value), True
+            except GetTimeoutError:
+                continue
+            except RayError as error:
+                if not is_loss(error):
+                    raise plain(error) from None
+                later.missing = isinstance(error, ObjectLostError) and not isinstance(error, RayTaskError)
+                self._mend([later])
+        return later.value
+
+    def is_ready(self, later: Any) -> bool:
+        """Whether waiting would not block."""
+        if isinstance(later, (list, tuple)):
+            return all(self.is_ready(each) for each in later)
+        return not isinstance(later, Call) or bool(ray.wait([later.note], timeout=0)[0])
+
+    def kept(self, points: Sequence[tuple[Call, tuple[Any, ...], dict[str, Any]]] = ()) -> None:
+        """From now on each role goes on from where it was saved, given the call that did, and what `load` takes; none: from now.
+
+        What all roles were asked for before is forgotten, unless something of it is still to come. No role but the saved ones may
+        have been changed by it.
+        """
+        loads = {
+            saved.role: Call(saved.role, "load", "starts", args, kwargs, saved.index, good=True) for saved, args, kwargs in points
+        }
+        first = min((load.index for load in loads.values()), default=self.calls)
+        logs = {}
+        for name, player in self.players.items():
+            load = loads.get(name)
+            logs[name] = forget_before(player.log, load.index if load else first)
+            if load:  # in place of the call that saved it, and of what began it
+                logs[name] = [load, *(call for call in logs[name] if call.index > load.index)]
+        if self._all_made([call for name, player in self.players.items() for call in set(player.log).difference(logs[name])]):
+            for name, player in self.players.items():
+                player.log = logs[name]
+
+    # -- losses --
+
+    def _mend(self, wanted: Iterable[Call]) -> None:
+        """Puts up again whatever was lost, until all calls have been made or are under way. Raises what a role raises."""
+        mending = _Mending()
+        while True:
+            self._make_again({*self._settle(mending), *(call for call in wanted if call.missing)}, mending)
+            if not mending.anew:
+                break
+        if mending.losses:
+            reason = next(iter(mending.losses.values()))
+            seconds = time.monotonic() - mending.began
+            self.audience.recovered(Recovered(tuple(mending.losses), reason, seconds, mending.calls, mending.identical))
+
+    def _settle(self, mending: _Mending) -> list[Call]:
+        """Waits until each call has been made or has failed; returns those that failed. Raises a role's own error, the first one's."""
+        out = [call for player in self.players.values() for call in player.log if not call.good]
+        self._until_there([call.note for call in out])
+        failed = []
+        for call in sorted(out, key=lambda call: call.index):
+            error = _error(call.note)
+            call.good = error is None
+            if error is None:
+                continue
+            if not is_loss(error):
+                raise plain(error) from None
+            failed.append(call)
+            self._note_loss(call, error, mending)
+        return failed
+
+    def _note_loss(self, call: Call, error: BaseException, mending: _Mending) -> None:
+        cause = cause_of(error)
+        if is_gone(error) and call.role not in mending.gone:
+            mending.gone[call.role] = reason_of(error)
+            mending.anew.add(call.role)
+        if isinstance(cause, ObjectLostError):
+            for need in call.needs():
+                need.missing |= need.ref.hex() == cause.object_ref_hex
+
+    def _make_again(self, failed: set[Call], mending: _Mending) -> None:
+        logs = {name: player.log for name, player in self.players.items()}
+        again, anew = to_be_made_again(logs, gone=mending.anew, failed=failed)
+        mending.anew = set(anew)
+        while mending.gone or mending.anew:
+            self._build(mending)
+        for name, player in self.players.items():
+            if name in anew:
+                player.turns = 0
+            else:  # what failed is the end of its queue: one call was not made, and none after it
+                player.turns = min((c.turn for c in failed if c.role == name and not c.missing), default=player.turns)
+        replayed = []
+        for call in again:
+            there = call.good and not call.missing
+            note, ref = self._send(call)
+            if there:
+                replayed.append((call, note, ref))
+            else:
+                call.note, call.ref, call.good, call.missing = note, ref, False, False
+        mending.calls += len(again)
+        self._until_there([note for _, note, _ in replayed])
+        for call, note, ref in replayed:
+            error = _error(note)
+            if error is not None and not is_loss(error):
+                raise plain(error) from None
+            if error is not None:
+                mending.anew.add(call.role)
+                self._note_loss(call, error, mending)
+            elif call.value is not NOTHING:
+                mending.identical &= unpack(ray.get(ref)) == call.value
+
+    def _build(self, mending: _Mending) -> None:
+        """Builds each role of mending.anew, in a new process where its own is gone; those that are lost meanwhile stay there."""
+        for name, reason in mending.gone.items():
+            player = self.players[name]
+            self._count(player, reason)
+            mending.losses.setdefault(name, reason)
+            player.process.kill()
+            player.process = player.spawn()
+        mending.gone.clear()
+        builds = {name: self.players[name].process.build() for name in mending.anew}
+        self._until_there(list(builds.values()))
+        for name, build in builds.items():
+            error = _error(build)
+            if error is not None and not is_gone(error):
+                raise plain(error) from None
+            if error is not None:
+                mending.gone[name] = reason_of(error)
+            else:
+                seat = asdict(ray.get(build))
+                self.seats[name] = {key: seat[key] for key in ("pid", "node", "node_id")} | {"devices": list(seat["devices"])}
+        mending.anew = set(mending.gone)
+
+    def _count(self, player: Player, reason: str) -> None:
+        """Raises ClusterError where a role was lost too often."""
+        now = time.monotonic()
+        player.losses.append(now)
+        while now - player.losses[0] > self.limits.within:
+            player.losses.popleft()
+        if len(player.losses) > self.limits.losses:
+            times = f" {len(player.losses)} times within {self.limits.within:g} s" if len(player.losses) > 1 else ""
+            raise ClusterError(
+                f"{player.name} was lost{times}: {reason}; run the same command again to go on from the last checkpoint"
+            )
+
+    # -- waiting --
+
+    def _send(self, call: Call) -> tuple[Any, Any]:
+        """Hands a call to its role's process, with the results of others as they are to be had now."""
+        player = self.players[call.role]
+        call.turn, player.turns = player.turns, player.turns + 1
+        given = [arg.ref if isinstance(arg, Call) else arg for arg in call.args]
+        named = {name: arg.ref if isinstance(arg, Call) else arg for name, arg in call.kwargs.items()}
+        return player.process.call(call.turn, call.method, *given, **named)
+
+    def _until_there(self, refs: list[Any]) -> None:
+        """Waits until each has a value or an error. Raises KeyboardInterrupt where there is no place, and somebody asks for a stop."""
+        said = ""
+        while refs:
+            _, refs = ray.wait(refs, num_returns=len(refs), timeout=LOOK_SECONDS)
+            missing = self.missing() if refs else ""
+            if missing and missing != said:
+                self.audience.say(f"waiting: {missing}; the run goes on as soon as that is there")
+                said = missing
+            if missing and self.audience.gives_up():
+                raise KeyboardInterrupt
+
+    def _all_made(self, calls: list[Call]) -> bool:
+        """Whether none of them is still to come or has failed; doesn't wait."""
+        notes = [call.note for call in calls if not call.good]
+        return not notes or (not ray.wait(notes, num_returns=len(notes), timeout=0)[1] and not any(map(_error, notes)))
+
+
+def _error(ref: Any) -> RayError | None:
+    """What went wrong, once the reference is there; its value must be small."""
+    try:
+        ray.get(ref)
+    except RayError as error:
+        return error
+    return None
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a process was lost, in a few words: Ray tells it in a paragraph."""
+    text = " ".join(str(error).split())
+    for sign, reason in {
+        "node has died": "its machine is gone",
+        "low on memory": "its process was killed for want of memory",
+        "temporarily unavailable": "it couldn't be reached",
+    }.items():
+        if sign in text:
+            return reason
+    return "its process died"
