@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -224,6 +225,60 @@ def test_stopped_while_ray_train_trains_the_teacher(
     tiny.assert_equal(out, tmp_path / "whole", pictures=False)
 
 
+@dataclass
+class Killing(OnConsole):
+    """Kills roles' processes once a step of a stage is done. kills: {(stage, steps done): roles}; told: what was said."""
+
+    out: Path
+    kills: dict[tuple[str, int], list[str]]
+    told: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        OnConsole.__init__(self)
+
+    def step(self, done: int, *, node: int | None, numbers: dict[str, float]) -> None:
+        super().step(done, node=node, numbers=numbers)
+        roles = json.loads((self.out / "summary.json").read_text())["roles"]
+        for role in self.kills.pop((self.name, done), []):
+            os.kill(roles[role]["pid"], signal.SIGKILL)
+
+    def say(self, text: str) -> None:
+        super().say(text)
+        self.told.append(text)
+
+
+def test_over_actors_every_role_is_killed_and_the_run_goes_on(
+    tiny: Any,
+    ring8: Path,
+    ray_cluster: str,
+    left_over: Callable[[str], set[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In both stages, alone and together, just before a checkpoint, at a switch, and the one that was put up again once more."""
+    out = tmp_path / "run"
+    watch = Killing(out, {
+        ("recording", 3): ["fake_score"], ("recording", 5): ["generator", "fake_score"],
+        ("backtracking", 2): ["generator", "path_node"], ("backtracking", 4): ["fake_score", "evaluator"],
+        ("backtracking", 9): ["teacher", "generator"],
+    })  # fmt: skip
+    monkeypatch.setattr(running, "OnConsole", lambda: watch)
+    tiny.run("ring8", out, f"cluster.address={ray_cluster}", in_process=False, progress=True)
+    assert not watch.kills
+    tiny.assert_equal(out, ring8, pictures=False)
+    found = tiny.summary(out)
+    assert found["losses"] == 9
+    assert sorted(role for event in found["recoveries"] for role in event["roles"]) == sorted(
+        ["fake_score", "generator", "fake_score", "generator", "path_node", "fake_score", "evaluator", "teacher", "generator"]
+    )
+    assert all(event["identical"] and event["seconds"] > 0 for event in found["recoveries"])
+    lines = [line for line in watch.told if " lost (" in line]
+    assert len(lines) == len(found["recoveries"])
+    line = r"(\w+ and )*\w+ lost \(its process died\); recovered in [\d.]+ s after \w+ step \d+, \d+ calls made again"
+    assert all(re.fullmatch(line, told) for told in lines), lines
+    assert not left_over(ray_cluster)
+
+
 @pytest.mark.usefixtures("ring8")  # its teacher is there
 def test_over_actors_a_role_is_killed_the_run_interrupted_and_the_driver_killed(
     tiny: Any,
@@ -255,14 +310,13 @@ def test_over_actors_a_role_is_killed_the_run_interrupted_and_the_driver_killed(
 
     killer = threading.Thread(target=kill_a_role, daemon=True)
     killer.start()
-    said = command(*words)
+    said = command(*words, "--set", "cluster.recovery.losses=0")
     killer.join()
     *stages, last = said.err.splitlines()
     assert said.status == 2
     tiny.assert_progress(stages)
-    assert last.startswith("disback-ray: a role's process was lost: ")
-    assert "FakeScore" in last
-    assert last.endswith("run the same command again to go on from the last checkpoint")
+    advice = "run the same command again to go on from the last checkpoint"
+    assert last == f"disback-ray: fake_score was lost: its process died; {advice}"
     assert (tiny.summary(out)["status"], f"disback-ray: {tiny.summary(out)['error']}") == ("failed", last)
     assert "failed" in (out / "report.html").read_text()
     assert not left_over(ray_cluster)

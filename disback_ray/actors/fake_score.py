@@ -199,6 +199,7 @@ class FakeScore:
             raise VersionError(f"fake_score: a fused fit is asked for, and no score was taken: {sample.batch}")
         return self.forwards.pop(sample.batch)
 
+    @looks
     def unlearnt(self, batch: Batch) -> Sample:
         """A sample that was scored and is yet to be learnt, as a checkpoint brought it. Raises VersionError where it is not there."""
         return self.waiting.sample(batch)

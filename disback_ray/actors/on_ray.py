@@ -99,7 +99,8 @@ class Replicas:
             return self.proxies[0].score(sample)
         for index, asked in enumerate(self.asked):
             if asked:
-                self.asked[index] = ray.wait(asked, num_returns=len(asked), timeout=0, fetch_local=False)[1]
+                notes = {call.note: call for call in asked}
+                self.asked[index] = [notes[note] for note in ray.wait(list(notes), num_returns=len(notes), timeout=0)[1]]
         idlest = min(range(len(self.proxies)), key=lambda index: (len(self.asked[index]), self.given[index]))
         self.given[idlest] += 1
         score = self.proxies[idlest].score(sample)

@@ -234,7 +234,7 @@ class Recovery:
             player.process.kill()
             player.process = player.spawn()
         mending.gone.clear()
-        builds = {name: self.players[name].process.build() for name in mending.anew}
+        builds = {name: self.players[name].process.build() for name in self.players if name in mending.anew}
         self._until_there(list(builds.values()))
         for name, build in builds.items():
             error = _error(build)

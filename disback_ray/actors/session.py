@@ -47,15 +47,15 @@ def attach(address: str, *, connect_timeout: float = 10.0, modules: Sequence[str
     if ray.is_initialized() or ray_client.is_connected():  # type: ignore[no-untyped-call]
         yield Session(_in_use(address), owned=False)
         return
-    try:
-        if address == "local":
-            _start_private(modules)
-        else:
-            _connect(_resolve(address), timeout=connect_timeout, modules=modules)
-        with _quiet():
+    with _quiet():
+        try:
+            if address == "local":
+                _start_private(modules)
+            else:
+                _connect(_resolve(address), timeout=connect_timeout, modules=modules)
             yield Session(ray.get_runtime_context().gcs_address, owned=address == "local")
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 @contextmanager

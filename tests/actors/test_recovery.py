@@ -1,0 +1,212 @@
+"""Roles in processes: values, errors and order; and whoever is lost is there again, with all that it knew."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from disback_ray.actors import on_ray
+from disback_ray.actors.calls import Call, looks, starts
+from disback_ray.actors.on_ray import OnRay
+from disback_ray.actors.recovery import Proxy, Recovered, Recovery
+from disback_ray.config import RecoveryLimits
+from disback_ray.errors import ClusterError, NonFiniteError
+from disback_ray.storage import Folder
+
+
+class Role:
+    """Remembers what it was given. `die` ends its process, unless the file says that it has died before."""
+
+    def __init__(self, start: int = 0, **errors: Exception) -> None:
+        self.seen: list[Any] = [start]
+        self.errors = errors
+
+    def add(self, x: Any) -> list[Any]:
+        self.seen.append(x)
+        return list(self.seen)
+
+    @starts
+    def begin(self, x: Any) -> list[Any]:
+        self.seen = [x]
+        return []
+
+    load = begin
+
+    @looks
+    def look(self, *_: Any) -> list[Any]:
+        return list(self.seen)
+
+    @looks
+    def double(self, x: Any) -> Any:
+        return x * 2
+
+    @looks
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
+    def fail(self, name: str) -> None:
+        raise self.errors[name]
+
+    @looks
+    def slow(self) -> str:
+        time.sleep(1)
+        return "done"
+
+    def end(self) -> None:
+        os._exit(1)
+
+    def die(self, once: str, x: Any = None) -> list[Any]:
+        if not os.path.exists(once):
+            open(once, "x").close()
+            os._exit(1)
+        return self.add(x)
+
+
+@dataclass
+class Heard:
+    events: list[Recovered] = field(default_factory=list)
+
+    def recovered(self, event: Recovered) -> None:
+        self.events.append(event)
+
+    def say(self, text: str) -> None:
+        raise AssertionError(text)
+
+    def gives_up(self) -> bool:
+        return False
+
+
+@dataclass
+class Troupe:
+    recovery: Recovery
+    heard: Heard
+    proxies: dict[str, Proxy]
+
+
+Seat = Callable[..., Troupe]
+
+
+@pytest.fixture
+def seat(attached: str, tmp_path: Path) -> Seat:
+    """Roles by name, each with what builds it."""
+    (tmp_path / "proof").write_text("")
+
+    def make(*, losses: int = 5, **parts: dict[str, Any]) -> Troupe:
+        heard = Heard()
+        recovery = Recovery(RecoveryLimits(losses=losses), heard, missing=lambda: "")
+        begin = {
+            name: partial(
+                OnRay, name, (Role, arguments),
+                options={"num_cpus": 0}, threads=3, shared=Folder.at(tmp_path), proof="proof",
+            )
+            for name, arguments in parts.items()
+        }  # fmt: skip
+        return Troupe(recovery, heard, recovery.seat({name: (Role, start) for name, start in begin.items()}))
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_values_errors_and_order(seat: Seat) -> None:
+    ours = NonFiniteError("the score has NaN: lower its lr")
+    troupe = seat(teacher={"nan": ours, "bug": ZeroDivisionError("a bug")})
+    role, wait, is_ready = troupe.proxies["teacher"], troupe.recovery.wait, troupe.recovery.is_ready
+    first = role.double(torch.arange(3))
+    assert isinstance(first, Call)
+    assert isinstance(first.ref, ray.ObjectRef)
+    assert wait(role.double(first)).tolist() == [0, 4, 8], "what comes later is an argument like another"
+    assert wait([role.threads(), (first, [])])[0] == 3
+    late = role.slow()
+    assert not is_ready([first, (late, [])])
+    assert is_ready([first])
+    assert wait(late) == "done"
+    assert is_ready([first, (late, [])])
+    failed = role.fail("nan")
+    for later in ([first, [failed]], role.double(failed), role.look()):
+        with pytest.raises(NonFiniteError) as raised:
+            wait(later)
+        assert str(raised.value) == str(ours)
+    troupe = seat(teacher={"bug": ZeroDivisionError("a bug")})
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        troupe.recovery.wait(troupe.proxies["teacher"].fail("bug"))
+    assert not troupe.heard.events
+
+
+def test_whoever_is_lost_is_there_again_with_all_that_it_knew(seat: Seat, tmp_path: Path) -> None:
+    """`a` dies in the midst of its calls, and `b`, which waits for what `a` gives, misses none and makes none twice."""
+    troupe = seat(a={}, b={"start": 7})
+    a, b = troupe.proxies["a"], troupe.proxies["b"]
+    before = troupe.recovery.wait([a.add(1), b.add(2), a.look()])
+    assert before == [[0, 1], [7, 2], [0, 1]]
+    pids = {name: place["pid"] for name, place in troupe.recovery.seats.items()}
+    once = str(tmp_path / "died")
+    calls = [a.add(3), b.add(a.look()), a.die(once, 4), b.add(a.add(5)), b.add(6), a.add(b.look()), b.look(), a.look()]
+    assert troupe.recovery.wait(calls[-1]) == [0, 1, 3, 4, 5, [7, 2, [0, 1, 3], [0, 1, 3, 4, 5], 6]]
+    assert troupe.recovery.wait(calls[-2]) == [7, 2, [0, 1, 3], [0, 1, 3, 4, 5], 6]
+    assert troupe.recovery.wait(calls[0]) == [0, 1, 3]
+    (event,) = troupe.heard.events
+    assert (event.roles, event.reason, event.identical) == (("a",), "its process died", True)
+    now = {name: place["pid"] for name, place in troupe.recovery.seats.items()}
+    assert (now["a"] != pids["a"], now["b"]) == (True, pids["b"])
+
+
+def test_from_where_it_was_saved(seat: Seat, tmp_path: Path) -> None:
+    """It goes on from what `load` gives; nothing that came before is asked of it or kept for it."""
+    troupe = seat(a={})
+    a, log = troupe.proxies["a"], troupe.recovery.players["a"].log
+    troupe.recovery.wait([a.begin(1), a.add(2)])
+    saved = a.look()
+    later = a.add(3)
+    troupe.recovery.wait([saved, later])
+    troupe.recovery.kept([(saved, (["loaded"],), {})])
+    log = troupe.recovery.players["a"].log
+    assert [(call.method, call.args) for call in log] == [("load", (["loaded"],)), ("add", (3,))]
+    assert troupe.recovery.wait(a.die(str(tmp_path / "died"), 4)) == [["loaded"], 3, 4]
+    troupe.recovery.kept()
+    assert [call.method for call in troupe.recovery.players["a"].log] == ["load"], "the last start stays"
+
+
+def test_a_replay_that_differs_is_told(seat: Seat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    troupe = seat(a={})
+    a = troupe.proxies["a"]
+    call = a.add(1)
+    troupe.recovery.wait(call)
+    call.args = (2,)  # as if it had computed something else
+    assert troupe.recovery.wait(a.die(str(tmp_path / "died"))) == [0, 2, None]
+    assert [event.identical for event in troupe.heard.events] == [False]
+    assert troupe.recovery.wait(call) == [0, 1], "what was given once stays given"
+
+
+def test_lost_too_often_is_one_line(seat: Seat) -> None:
+    troupe = seat(generator={}, losses=1)
+    later = troupe.proxies["generator"].end()  # each time
+    with pytest.raises(ClusterError) as raised:
+        troupe.recovery.wait(troupe.proxies["generator"].look(later))
+    advice = "run the same command again to go on from the last checkpoint"
+    assert str(raised.value) == f"generator was lost 2 times within 60 s: its process died; {advice}"
+    assert raised.value.__cause__ is None
+
+
+def test_a_machine_that_doesn_t_see_the_folder(seat: Seat, tmp_path: Path) -> None:
+    (tmp_path / "proof").unlink()
+    with pytest.raises(ClusterError, match=f"a runs on a machine that doesn't see {tmp_path}: set `storage`"):
+        seat(a={})
+
+
+def test_a_call_is_made_once_in_its_turn() -> None:
+    hosted = on_ray.Hosted(1)
+    hosted.role = Role()
+    assert hosted.call(0, "add", 1)[1] == [0, 1]
+    for turn in (0, 2):
+        with pytest.raises(on_ray.OutOfTurn):
+            hosted.call(turn, "add", 1)
+    with pytest.raises(KeyError):
+        hosted.call(1, "fail", "x")
+    assert hosted.call(2, "look")[1] == [0, 1], "one that fails by itself has had its turn"
