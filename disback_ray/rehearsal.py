@@ -79,7 +79,8 @@ class Rehearsal:
         back = self.recipe.backtracking
         found = newest_checkpoint(self.production.folder, backtracking.STAGE)
         start = found.step if found else 0
-        self._enter(backtracking.STAGE, found, node=len(self.marks))
+        starts: dict[str, int | None] = {"path_end": len(self.marks), "teacher": 0, "random": None}
+        self._enter(backtracking.STAGE, found, node=starts[back.fake_init])
         self.summary.switches = [{"step": s.step, "node": s.node} for s in self.recipe.switches]
         if self.of_points and start == 0:
             self.follower.ask(self.evaluator.keep_frame(self._drawn(), 0))
@@ -144,7 +145,7 @@ class Rehearsal:
     def _due(self, step: Step, every: int) -> bool:
         return (step.step + 1) % every == 0
 
-    def _enter(self, stage: str, found: Checkpoint | None, *, node: int) -> None:
+    def _enter(self, stage: str, found: Checkpoint | None, *, node: int | None) -> None:
         """Puts the cast where the stage begins, or where its checkpoint left it."""
         self.production.metrics.forget_after(stage, found.step if found else 0, order=STAGES)
         later = [self.company.fake_score.begin(stage, node=node)]

@@ -24,6 +24,7 @@ from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec
 from disback_ray.run_folder import CONFIG
 from disback_ray.storage import Folder
 from disback_ray.teachers.mixture import ExactMixture
+from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.saved import load_spec, refuse_modules
 
 
@@ -97,7 +98,16 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
         ),
     }
     wire = recipe.wire_dtype
-    fake = FakeScoreSettings(stages, teacher.sigma_data, back.noise, recipe.fit_noise, back.weighting, wire)
+    precision = recipe.precision
+    fake = FakeScoreSettings(
+        stages, teacher.sigma_data, back.noise, recipe.fit_noise, back.weighting, wire,
+        precision=precision.fake_score, checkpointing=recipe.fake_score.checkpointing, seed=seed,
+    )  # fmt: skip
+    copies = PathCopies(places.teacher, path, recipe.fake_score.lora)
+    generator = GeneratorSettings(
+        spec, back.steps, recipe.batch, back.generator, student.ema, seed, wire,
+        precision=precision.generator, checkpointing=student.checkpointing, graph=student.graph, ema_on=student.ema_on,
+    )  # fmt: skip
     return {
         "teacher": (
             FrozenTeacher,
@@ -106,14 +116,15 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
                 "noise": back.noise,
                 "exact": exact,
                 "wire": wire,
+                "precision": precision.teacher,
             },
         ),
-        "path_node": (PathNode, {"teacher": places.teacher, "path": path, "noise": back.noise, "wire": wire}),
-        "fake_score": (FakeScore, {"settings": fake, "teacher": places.teacher, "path": path}),
+        "path_node": (PathNode, {"copies": copies, "noise": back.noise, "wire": wire, "precision": precision.path_node}),
+        "fake_score": (FakeScore, {"settings": fake, "copies": copies}),
         "generator": (
             Generator,
             {
-                "settings": GeneratorSettings(spec, back.steps, recipe.batch, back.generator, student.ema, seed, wire),
+                "settings": generator,
                 "start": places.teacher if own else None,
             },
         ),

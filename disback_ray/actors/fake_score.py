@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from disback_ray.actors.calls import looks, starts
 from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.actors.unlearnt import Unlearnt
 from disback_ray.algorithms import backtracking, degradation
-from disback_ray.algorithms.learner import Learner
+from disback_ray.algorithms.learner import Learner, trained
 from disback_ray.algorithms.losses import Weighting, denoising_loss, score_difference, score_of
 from disback_ray.algorithms.losses import score as score_by
 from disback_ray.algorithms.noise import Batch, NoiseLaw, add_noise
@@ -17,9 +17,11 @@ from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.algorithms.records import Field, Sample, Score, Scored, WireDtype, rounded
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
+from disback_ray.networks.checkpointing import checkpoint_gradients
+from disback_ray.networks.precision import Precision, set_precision
 from disback_ray.storage import Folder, digest
-from disback_ray.teachers.path_nodes import load_node, save_node
-from disback_ray.teachers.saved import load_denoiser, load_strictly, restore
+from disback_ray.teachers.path_copies import PathCopies
+from disback_ray.teachers.saved import restore
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class FakeScoreSettings:
     fit_noise: NoiseLaw
     weighting: Weighting
     wire: WireDtype = "fp32"
+    precision: Precision = "fp32"
+    checkpointing: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,27 +76,39 @@ class Forward:
 class FakeScore:
     """s_φ with its optimiser. Its version counts its updates within a stage; the generator's step k is its version k · updates."""
 
-    def __init__(self, settings: FakeScoreSettings, *, teacher: Folder, path: Folder) -> None:
-        """Raises CheckpointError where the teacher's folder is not whole."""
+    def __init__(self, settings: FakeScoreSettings, *, copies: PathCopies) -> None:
+        """Raises CheckpointError where the teacher's folder is not whole, ConfigError where the network can't be as the settings say."""
         self.device = best_device()
         self.settings = settings
-        self.path = path
-        self.teacher = teacher
-        self.denoiser = load_denoiser(teacher).to(self.device)
+        self.copies = copies
+        self.denoiser = self._ready(copies.build())
         self.stage = ""
 
+    def _ready(self, denoiser: nn.Module) -> nn.Module:
+        """In the settings' precision, on the device."""
+        set_precision(denoiser, self.settings.precision)
+        if self.settings.checkpointing:
+            checkpoint_gradients(denoiser)
+        return denoiser.to(self.device)
+
     @starts
-    def begin(self, stage: str, *, node: int) -> dict[str, float]:
+    def begin(self, stage: str, *, node: int | None) -> dict[str, float]:
         """Starts a stage from a node's weights, 0 being the teacher's (θ' ← θ, or φ ← θ'_N), with a fresh optimiser.
 
-        Raises CheckpointError where the node is missing, damaged or doesn't fit.
+        node None: from random weights, keyed by the run's seed. Raises CheckpointError where the node is missing, damaged or doesn't fit.
         """
-        if node == 0:
-            self.denoiser = load_denoiser(self.teacher).to(self.device)
+        if node:
+            self.copies.put(self.denoiser, self.copies.read(node), node=node)
         else:
-            load_strictly(self.denoiser, load_node(self.path, node), where=f"{self.path.uri}, node {node}")
+            self.stage, self.denoiser = "", nn.Identity()  # what was there goes before the next one comes
+            self.__dict__.pop("learner", None)
+            self.denoiser = self._ready(self._random() if node is None else self.copies.build())
         self._enter(stage)
         return {}
+
+    def _random(self) -> nn.Module:
+        keyed = Batch(self.settings.seed, backtracking.STAGE, 0, 0, 1).integers("fake_init", 1 << 62)
+        return self.copies.build_random(int(keyed))
 
     def _enter(self, stage: str) -> None:
         plan = self.settings.stages[stage]
@@ -101,7 +118,8 @@ class FakeScore:
         self.taken: dict[Batch, Taken] = {}
         self.forwards: dict[Batch, Forward] = {}
         self.waiting = Unlearnt()
-        self.learner = Learner(self.denoiser, plan.optimiser, updates=plan.steps * plan.updates, name=f"fake_score ({stage})")
+        updates, name = plan.steps * plan.updates, f"fake_score ({stage})"
+        self.learner = Learner(self.denoiser, plan.optimiser, updates=updates, name=name, seed=self.settings.seed)
 
     def _plan(self, sample: Sample) -> StageSettings:
         """Raises VersionError unless the sample is of this stage, and of the generator as that was at the sample's step."""
@@ -219,7 +237,7 @@ class FakeScore:
         """Keeps the present weights as a node of the path (Algorithm 1). Raises VersionError, CheckpointError."""
         assert self.stage == degradation.STAGE, self.stage
         self.learner.require(step)
-        save_node(self.path, node, self.denoiser.state_dict(), step=step)
+        self.copies.keep(self.denoiser, node, step=step)
         return {}
 
     @looks
@@ -244,5 +262,5 @@ class FakeScore:
 
     @looks
     def digest(self) -> str:
-        """SHA-256 of the weights."""
-        return digest(self.denoiser.state_dict())
+        """SHA-256 of the weights that are trained."""
+        return digest(trained(self.denoiser))

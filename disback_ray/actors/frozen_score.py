@@ -10,11 +10,13 @@ from disback_ray.algorithms.records import Drawn, Sample, Score, WireDtype, roun
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
+from disback_ray.networks.precision import FrozenPrecision, set_precision
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.teachers.mixture import ExactMixture
-from disback_ray.teachers.path_nodes import load_node
-from disback_ray.teachers.saved import load_denoiser, load_strictly
+from disback_ray.teachers.path_copies import PathCopies
+from disback_ray.teachers.prefetch import Prefetch
+from disback_ray.teachers.saved import load_denoiser
 
 SCORE_TAG = "score"
 """Both scores of Eq. (8) are taken at the same x_t: both sides key their noise with this."""
@@ -23,9 +25,12 @@ SCORE_TAG = "score"
 class FrozenScore:
     """A denoiser without gradients. node: which of the path's it is, None while nothing is loaded."""
 
-    def __init__(self, denoiser: nn.Module, *, noise: NoiseLaw, node: int | None, wire: WireDtype) -> None:
+    def __init__(
+        self, denoiser: nn.Module, *, noise: NoiseLaw, node: int | None, wire: WireDtype, precision: FrozenPrecision
+    ) -> None:
         self.device = best_device()
-        self.denoiser = denoiser.to(self.device).requires_grad_(False)
+        set_precision(denoiser.requires_grad_(False), precision)
+        self.denoiser = denoiser.to(self.device)
         self.noise = noise
         self.node = node
         self.wire = wire
@@ -61,12 +66,20 @@ class FrozenScore:
 class FrozenTeacher(FrozenScore):
     """s_θ, node 0: the last target, and what the path starts from."""
 
-    def __init__(self, folder: Folder, *, noise: NoiseLaw, exact: ExactMixture | None = None, wire: WireDtype = "fp32") -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        *,
+        noise: NoiseLaw,
+        exact: ExactMixture | None = None,
+        wire: WireDtype = "fp32",
+        precision: FrozenPrecision = "fp32",
+    ) -> None:
         """exact: where the mixture is known, its exact score, used in place of the folder's network.
 
         Raises CheckpointError where the folder holds no whole denoiser.
         """
-        super().__init__(exact or load_denoiser(folder), noise=noise, node=0, wire=wire)
+        super().__init__(exact or load_denoiser(folder), noise=noise, node=0, wire=wire, precision=precision)
 
     @looks
     def draw(self, wanted: Drawn, *, seed: int, steps: int) -> Drawn:
@@ -81,15 +94,27 @@ class FrozenTeacher(FrozenScore):
 class PathNode(FrozenScore):
     """s_θ'_i: one node at a time."""
 
-    def __init__(self, teacher: Folder, path: Folder, *, noise: NoiseLaw, wire: WireDtype = "fp32") -> None:
-        """Raises CheckpointError where the teacher's folder, which says what network it is, is not whole."""
-        super().__init__(load_denoiser(teacher), noise=noise, node=None, wire=wire)
-        self.path = path
+    def __init__(
+        self, copies: PathCopies, *, noise: NoiseLaw, wire: WireDtype = "fp32", precision: FrozenPrecision = "fp32"
+    ) -> None:
+        """Raises CheckpointError where the teacher's folder, which says what network it is, is not whole; ConfigError without PEFT."""
+        super().__init__(copies.build(), noise=noise, node=None, wire=wire, precision=precision)
+        self.copies = copies
+        self.next = Prefetch(copies)
+
+    @looks
+    def prefetch(self, node: int) -> dict[str, float]:
+        """Begins to read a node into host memory, beside the scoring, for the load() that is to come."""
+        self.next.begin(node)
+        return {}
 
     @starts
     def load(self, node: int) -> dict[str, float]:
-        """Makes this node the one that scores. Raises CheckpointError where its file is missing, damaged or doesn't fit."""
+        """Makes this node the one that scores. Raises CheckpointError where its file is missing, damaged or doesn't fit.
+
+        Its weights are copied into the memory of those before it: the device never holds two nodes.
+        """
         self.node = None  # a failed load must not leave the old node answering
-        load_strictly(self.denoiser, load_node(self.path, node), where=f"{self.path.uri}, node {node}")
+        self.copies.put(self.denoiser, self.next.take(node), node=node)
         self.node = node
         return {}

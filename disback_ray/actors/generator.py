@@ -1,6 +1,7 @@
 """The student G_stu: proposes samples, and descends the score differences that come back for them."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from disback_ray.algorithms.records import Drawn, Field, Sample, WireDtype, roun
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
+from disback_ray.networks.checkpointing import checkpoint_gradients
+from disback_ray.networks.precision import Precision, set_precision
 from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.saved import WEIGHTS, load_strictly, restore
@@ -24,7 +27,10 @@ SETTINGS, RAW_WEIGHTS, CHECKPOINT = "generator.json", "raw.safetensors", "genera
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """steps, batch: of backtracking; ema: the averaged weights' decay, 0 for none."""
+    """steps, batch: of backtracking; ema: the averaged weights' decay, 0 for none; ema_on: where they lie.
+
+    graph: what a sample leaves until its field comes: its graph, or nothing, and then it is computed again from its keyed z.
+    """
 
     spec: GeneratorSpec
     steps: int
@@ -33,6 +39,10 @@ class GeneratorSettings:
     ema: float
     seed: int
     wire: WireDtype = "fp32"
+    precision: Precision = "fp32"
+    checkpointing: bool = False
+    graph: Literal["keep", "recompute"] = "keep"
+    ema_on: Literal["device", "host"] = "device"
 
 
 class Generator:
@@ -41,36 +51,50 @@ class Generator:
     def __init__(self, settings: GeneratorSettings, *, start: Folder | None) -> None:
         """start: the denoiser's folder that gives the first weights (the teacher's), None for random ones.
 
-        Raises CheckpointError where the folder is not whole or its weights don't fit.
+        Raises CheckpointError where the folder is not whole or its weights don't fit, ConfigError where the network can't be as the
+        settings have it.
         """
         self.device = best_device()
         self.settings = settings
-        self.network = settings.spec.build(seed=settings.seed).to(self.device)
+        network = settings.spec.build(seed=settings.seed)
         if start is not None:
-            load_strictly(inner(self.network), start.read_tensors(WEIGHTS), where=start.uri)
-        self.learner = Learner(self.network, settings.optimiser, updates=settings.steps, name="generator")
-        self.average = MovingAverage(self.network, decay=settings.ema)
-        self.graphs: dict[Batch, Tensor] = {}
+            load_strictly(inner(network), start.read_tensors(WEIGHTS), where=start.uri)
+        set_precision(network, settings.precision)
+        if settings.checkpointing:
+            checkpoint_gradients(network)
+        self.network = network.to(self.device)
+        self.learner = Learner(self.network, settings.optimiser, updates=settings.steps, name="generator", seed=settings.seed)
+        host = torch.device("cpu") if settings.ema_on == "host" else None
+        self.average = MovingAverage(self.network, decay=settings.ema, home=host)
+        self.graphs: dict[Batch, Tensor | None] = {}
         self.norms: list[float] = []
         self.last: dict[str, float] = {}
 
     def propose(self, batch: Batch) -> Sample:
-        """x_0 = G(z) for the batch's keyed z and classes. While backtracking, its graph is kept until descend().
+        """x_0 = G(z) for the batch's keyed z and classes. While backtracking, its graph is kept until descend(), or made again there.
 
         Raises VersionError where the step is not the next one, NonFiniteError where a sample has NaN or Inf.
         """
         trains = batch.stage == backtracking.STAGE
         self.learner.require(batch.step if trains else 0)
-        spec = self.settings.spec
-        z = batch.normal("z", spec.shape).to(self.device)
-        condition = batch.integers("class", spec.classes).to(self.device) if spec.classes else None
-        with torch.set_grad_enabled(trains):
-            x0 = self.network(z, condition)
+        condition = self._condition(batch)
+        keeps = trains and self.settings.graph == "keep"
+        with torch.set_grad_enabled(keeps):
+            x0 = self._sample(batch, condition)
         if not torch.isfinite(x0).all():
             raise NonFiniteError(f"the generator's samples have NaN or Inf at step {batch.step}: lower its lr, or set its clip")
         if trains:
-            self.graphs[batch] = x0
+            self.graphs[batch] = x0 if keeps else None
         return Sample(batch, rounded(x0.detach(), self.settings.wire), condition, self.learner.version)
+
+    def _condition(self, batch: Batch) -> Tensor | None:
+        spec = self.settings.spec
+        return batch.integers("class", spec.classes).to(self.device) if spec.classes else None
+
+    def _sample(self, batch: Batch, condition: Tensor | None) -> Tensor:
+        z = batch.normal("z", self.settings.spec.shape).to(self.device)
+        x0: Tensor = self.network(z, condition)
+        return x0
 
     def descend(self, field: Field) -> dict[str, float]:
         """Back-propagates ∂L/∂x_0 = w(t)(s_φ - s_target) through the batch's own graph (Eq. 8; ∂x_t/∂x_0 = 1 under VE).
@@ -82,7 +106,11 @@ class Generator:
         gradient = field.gradient.to(self.device, torch.float32)
         if not torch.isfinite(gradient).all():
             raise NonFiniteError(f"the score difference has NaN or Inf at step {field.batch.step}")
-        self.graphs.pop(field.batch).backward(gradient)
+        x0 = self.graphs.pop(field.batch)
+        if x0 is None:
+            self.learner.require(field.batch.step)  # autograd would see that kept weights have changed; here nobody else does
+            x0 = self._sample(field.batch, self._condition(field.batch))
+        x0.backward(gradient)
         self.norms.append(field.norm)
         self.learner.gather(field.batch.size)
         return {}
@@ -141,8 +169,10 @@ def draw(
 ) -> Tensor:
     """G(z) with these weights for the shape and classes of `wanted`: [n, ...]."""
 
+    there = {name: tensor.to(device) for name, tensor in weights.items()}
+
     def sample(z: Tensor, condition: Tensor | None) -> Tensor:
-        generated: Tensor = torch.func.functional_call(network, weights, (z, condition))
+        generated: Tensor = torch.func.functional_call(network, there, (z, condition))
         return generated
 
     return draw_in_chunks(sample, wanted, seed=seed, device=device, first=first)

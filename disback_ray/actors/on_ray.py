@@ -87,7 +87,7 @@ class OnRay:
 
 
 class Replicas:
-    """The proxies of one role; several only where it is stateless: the least busy one scores, `load` goes to all."""
+    """The proxies of one role; several only where it is stateless: the least busy one scores, `load` and `prefetch` go to all."""
 
     def __init__(self, proxies: Sequence[Any]) -> None:
         self.proxies = list(proxies)
@@ -106,6 +106,9 @@ class Replicas:
         score = self.proxies[idlest].score(sample)
         self.asked[idlest].append(score)
         return score
+
+    def prefetch(self, *args: Any, **kwargs: Any) -> list[Any]:
+        return [proxy.prefetch(*args, **kwargs) for proxy in self.proxies]
 
     def load(self, *args: Any, **kwargs: Any) -> list[Any]:
         return [proxy.load(*args, **kwargs) for proxy in self.proxies]

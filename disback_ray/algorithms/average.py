@@ -5,29 +5,40 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """Exponential moving average of a module's weights; decay 0 follows them exactly.
+    """Exponential moving average of a module's weights; decay 0 follows them exactly, and is no copy of them.
 
-    The decay is short at first, min(decay, (1 + i) / (10 + i)) at update i, so that the start is soon forgotten.
+    The decay is short at first, min(decay, (1 + i) / (10 + i)) at update i, so that the start is soon forgotten. The average is
+    float32 also where the weights are bfloat16, whose steps are larger than what an update adds.
     """
 
-    def __init__(self, module: nn.Module, *, decay: float) -> None:
+    def __init__(self, module: nn.Module, *, decay: float, home: torch.device | None = None) -> None:
+        """home: where the average lies; None for beside the weights."""
         self.module = module
         self.decay = decay
-        self.weights: dict[str, Tensor] = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        weights = module.state_dict()
+        self.weights: dict[str, Tensor] = {name: _wide(tensor, home) for name, tensor in weights.items()} if decay else weights
 
     @torch.no_grad()
     def update(self, index: int) -> None:
         """Takes the module's present weights in, for the index-th time."""
+        if not self.decay:
+            return
         decay = min(self.decay, (1 + index) / (10 + index))
         for name, tensor in self.module.state_dict().items():
             if tensor.is_floating_point():
-                self.weights[name].lerp_(tensor, 1 - decay)
+                self.weights[name].lerp_(tensor.to(self.weights[name]), 1 - decay)
 
     def state(self) -> dict[str, Tensor]:
-        """The averaged weights, their names marked, to be saved beside a Learner's."""
-        return {f"average.{name}": tensor for name, tensor in self.weights.items()}
+        """The averaged weights, their names marked, to be saved beside a Learner's; none where they are the Learner's."""
+        return {f"average.{name}": tensor for name, tensor in self.weights.items()} if self.decay else {}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Takes back what state() gave. Raises KeyError or RuntimeError where it isn't this module's."""
-        for name, tensor in self.weights.items():
-            tensor.copy_(tensors[f"average.{name}"])
+        if self.decay:
+            for name, tensor in self.weights.items():
+                tensor.copy_(tensors[f"average.{name}"])
+
+
+def _wide(tensor: Tensor, home: torch.device | None) -> Tensor:
+    dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+    return tensor.to(home or tensor.device, dtype, copy=True)

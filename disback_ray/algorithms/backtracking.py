@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from disback_ray.algorithms.cast import BatchesOf, Cast, Later, Step, Target
 from disback_ray.algorithms.noise import Batch
-from disback_ray.algorithms.path import Switch, target_at
+from disback_ray.algorithms.path import Switch, next_switch, target_at
 
 STAGE = "backtracking"
+
+PREFETCH_STEPS = 10
+"""So many steps before its switch a node begins to be read, so that the switch only copies it."""
 
 Results = tuple[Later, ...]
 
@@ -51,7 +54,7 @@ def distribution_backtracking(
     staleness: by how many steps s_φ learns later than it scores, so that step k hears the φ of step k - staleness; all is learnt
     with the last step. Yields each step once submitted.
     """
-    loaded = None
+    loaded = fetched = None
     unlearnt: deque[tuple[int, list[Later]]] = deque()
     if start < steps:
         for late in range(max(start - staleness, 0), start):
@@ -65,6 +68,9 @@ def distribution_backtracking(
         target = cast.path_node if node else cast.teacher
         samples, descended = generator_step(cast, step, batches_of(STAGE, step), target=target, node=node)
         results += descended
+        if (coming := next_switch(step, plan, within=PREFETCH_STEPS)) and coming.node not in (0, fetched):
+            results += (cast.path_node.prefetch(coming.node),)
+            fetched = coming.node
         unlearnt.append((step, samples))
         while len(unlearnt) > (staleness if step + 1 < steps else 0):
             results += fake_score_step(cast, *unlearnt.popleft(), updates=fake_updates)

@@ -24,6 +24,8 @@ class Target(Protocol):
 
 
 class PathNode(Target, Protocol):
+    def prefetch(self, node: int) -> Later: ...
+
     def load(self, node: int) -> Later: ...
 
 

@@ -6,6 +6,7 @@ D(x_t, σ) is a denoiser's estimate of x_0. Its score is s(x_t, σ) = (D(x_t, σ
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from disback_ray.algorithms.noise import per_sample
@@ -15,7 +16,11 @@ NORMALISER_FLOOR = 1e-5
 
 
 def score(denoised: Tensor, x_t: Tensor, sigma: Tensor) -> Tensor:
-    """s = (D - x_t) / σ² (Eq. 18 for an x_0-prediction under VE noise). denoised, x_t: [B, ...]; sigma: [B]."""
+    """s = (D - x_t) / σ² (Eq. 18 for an x_0-prediction under VE noise). denoised, x_t: [B, ...]; sigma: [B].
+
+    In float32 at least: at a small σ, D and x_t differ by less than bfloat16 can tell.
+    """
+    denoised, x_t, sigma = (t if t.dtype == torch.float64 else t.float() for t in (denoised, x_t, sigma))
     return (denoised - x_t) / per_sample(sigma, x_t) ** 2
 
 

@@ -55,3 +55,8 @@ def switches(nodes: int, steps_per_node: int | Sequence[int], *, total: int) -> 
 def target_at(step: int, plan: Sequence[Switch]) -> int:
     """The node that is the target at a step."""
     return [switch.node for switch in plan if switch.step <= step][-1]
+
+
+def next_switch(step: int, plan: Sequence[Switch], *, within: int) -> Switch | None:
+    """The first switch after a step, where it is not more than so many steps away."""
+    return next((switch for switch in plan if 0 < switch.step - step <= within), None)

@@ -83,6 +83,8 @@ def _written(name: str, field: FieldInfo) -> str:
 def _keys(kind: Any) -> list[str]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [_written(name, field) for name, field in kind.model_fields.items()]
+    if _is_union(kind):
+        return [key for member in _members(kind) for key in _keys(member)]
     return [field.name for field in fields(kind)] if is_dataclass(kind) else []
 
 

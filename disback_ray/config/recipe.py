@@ -12,6 +12,7 @@ from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.algorithms.records import WireDtype
 from disback_ray.config.base import AnyNoise, Frozen, Whole, check_order, refuse_unknown_keys
 from disback_ray.config.networks import StudentNetwork, check_network, check_student
+from disback_ray.config.precision import FakeScoreNetwork, Precision
 from disback_ray.config.teacher import AnyTeacher, Teacher, TeacherModule
 from disback_ray.data.sources import DigitsData, GridData, NoData, PointsData, RingData
 from disback_ray.evaluation.digit_judge import FEATURES
@@ -20,18 +21,32 @@ from disback_ray.networks.spec import Count, DenoiserSpec, MLPSpec, ResNetMLPSpe
 
 refuse_unknown_keys(DigitsData, RingData, GridData, NoData)
 
+FakeInit = Literal["path_end", "teacher", "random"]
 AnyData = Annotated[DigitsData | RingData | GridData | NoData, Field(discriminator="kind")]
 
 
 class Student(Frozen):
-    """network: 'teacher' (same network, same first weights) or one of its own with random weights, smaller for example.
+    """The generator. network: 'teacher' (same network, same first weights) or one of its own with random weights, smaller for example.
 
     sigma_init: G(z) = D(σ_init z, σ_init). ema: the decay of the weights' moving average, which samples are drawn with; 0 for none.
+    graph: a sample leaves its graph until its score difference comes, or is computed again then. checkpointing: of gradients.
+    ema_on: where the averaged weights lie.
     """
 
     network: Literal["teacher"] | StudentNetwork = "teacher"
     sigma_init: Positive = 80.0
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    graph: Literal["keep", "recompute"] = "keep"
+    checkpointing: bool = False
+    ema_on: Literal["device", "host"] = "device"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Student":
+        if self.ema_on == "host" and not self.ema:
+            raise ValueError("ema_on: host: there is no average to be kept there: ema is 0")
+        if self.checkpointing and isinstance(self.network, MLPSpec):
+            raise ValueError("checkpointing: true: a plain MLP has no blocks: leave it out")
+        return self
 
 
 class Recording(Frozen):
@@ -58,12 +73,14 @@ class Backtracking(Frozen):
 
     staleness: the score of step k is of the s_φ of step k - staleness. fuse_forward: s_φ scores and learns at the same t and ε in one
     forward pass, as the authors' pseudo-code does; their trainer, and the default, draws fresh ones to learn from.
+    fake_init: where s_φ starts: at the path's last node (fitted to the initial generator, Algorithm 2), at the teacher, or random.
     """
 
     steps: Count
     steps_per_node: Count | Annotated[tuple[Count, ...], MinLen(1)]
     generator: OptimiserSettings
     fake_score: OptimiserSettings
+    fake_init: FakeInit = "path_end"
     fake_updates: Count = 1
     staleness: Whole = 0
     fuse_forward: bool = False
@@ -96,6 +113,8 @@ class Recipe(Frozen):
     data: AnyData
     teacher: AnyTeacher
     student: Student = Student()
+    fake_score: FakeScoreNetwork = FakeScoreNetwork()
+    precision: Precision = Precision()
     batch: Count
     micro_batches: Count = 1
     wire_dtype: WireDtype = "fp32"
@@ -109,6 +128,7 @@ class Recipe(Frozen):
     def _check(self) -> "Recipe":
         if self.batch % self.micro_batches:
             raise ValueError(f"micro_batches: {self.micro_batches} don't divide batch, {self.batch}")
+        self._check_networks()
         check_order(self.fit_noise, "fit_noise")
         check_order(self.backtracking.noise, "backtracking.noise")
         if isinstance(self.teacher, Teacher):
@@ -118,6 +138,18 @@ class Recipe(Frozen):
         else:
             self._check_without_data()
         return self
+
+    def _check_networks(self) -> None:
+        if self.fake_score.lora and self.backtracking.fake_init == "random":
+            raise ValueError(
+                "backtracking.fake_init: random: LoRA (fake_score.lora) leaves all weights but its own the teacher's"
+            )
+        if isinstance(self.teacher, Teacher) and self.teacher.exact_score and self.precision.teacher != "fp32":
+            raise ValueError(f"precision.teacher: {self.precision.teacher}: the exact score is no network: fp32")
+        if isinstance(self.student.network, MLPSpec) and self.precision.generator != "fp32":
+            raise ValueError(
+                f"precision.generator: {self.precision.generator}: only denoisers can, and the student is an MLP: fp32"
+            )
 
     def _check_with_data(self, teacher: Teacher) -> None:
         if isinstance(self.data, NoData):

@@ -38,6 +38,7 @@ class Conv2d(nn.Module):
         assert not (up and down)
         assert kernel > 0 or in_channels == out_channels
         self.up, self.down, self.filter_last, self.gain = up, down, filter_last, gain
+        self.taps = tuple(resample_filter)
         self.padding = kernel // 2
         self.weight: nn.Parameter | None = None
         self.bias: nn.Parameter | None = None
@@ -63,6 +64,16 @@ class Conv2d(nn.Module):
         elif self.down:
             x = self._halve(x, padding=self.filter_padding)
         return x if self.weight is None else F.conv2d(x, self.weight, self.bias, padding=self.padding)
+
+    def narrowed(self, channels: int) -> "Conv2d":
+        """One with so many channels and no bias, that sees what this one sees."""
+        assert self.weight is not None
+        narrow = Conv2d(
+            self.weight.shape[1], channels, kernel=self.weight.shape[-1],
+            up=self.up, down=self.down, resample_filter=self.taps, filter_last=self.filter_last,
+        )  # fmt: skip
+        narrow.bias = None
+        return narrow
 
     def _double(self, x: Tensor) -> Tensor:
         if self.box:

@@ -27,6 +27,15 @@ def load_spec(folder: Folder) -> DenoiserSpec:
     return DenoiserSpec.from_json(folder.read_json(SETTINGS))
 
 
+def proof_of(folder: Folder) -> str:
+    """The SHA-256 of a denoiser's weights. Raises CheckpointError."""
+    try:
+        sha256: str = folder.read_json(SETTINGS)["weights"]["sha256"]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{folder.uri}/{SETTINGS} has no SHA-256 of the weights") from None
+    return sha256
+
+
 def load_denoiser(folder: Folder) -> nn.Module:
     """The denoiser of a folder, in `eval` mode. Raises CheckpointError where anything is missing, damaged or doesn't fit."""
     settings = folder.read_json(SETTINGS)

@@ -14,15 +14,19 @@ from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast, Step
 from disback_ray.algorithms.noise import Batch, KarrasNoise, LogNormalNoise, micro_batches
 from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.config.precision import Precision
 from disback_ray.data.sources import RingData
+from disback_ray.networks.lora import LoRA
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec, ResNetMLPSpec
 from disback_ray.storage import Folder
+from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.saved import save_denoiser
 from disback_ray.teachers.training import TeacherPlan, train_teacher
 
 OPTIMISER = OptimiserSettings(lr=2e-3, clip=10.0)
 STUDENT = GeneratorSpec(MLPSpec(width=16, hidden_layers=2), (2,), 0, 1.0)
 NOISE = KarrasNoise(0.05, 10.0)
+PRECISION = Precision()
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Troupe:
     score_noise: KarrasNoise = NOISE
     weighting: Any = "dmd"
     marks: tuple[int, ...] = (2, 4, 8)
+    precision: Precision = PRECISION
+    lora: LoRA | None = None
+    checkpointing: bool = False
+    graph: Any = "keep"
 
     def but(self, **changes: Any) -> "Troupe":
         return replace(self, **changes)
@@ -57,15 +65,40 @@ class Troupe:
             ),
         }
         fit_noise = KarrasNoise(0.05, 10.0, low=0.0, high=1.0)
-        fake = FakeScoreSettings(stages, 1.42, self.score_noise, fit_noise, self.weighting, self.wire)
-        student = GeneratorSettings(self.generator, self.steps, self.batch, self.optimiser, 0.9, 4, self.wire)
+        fake = FakeScoreSettings(
+            stages,
+            1.42,
+            self.score_noise,
+            fit_noise,
+            self.weighting,
+            self.wire,
+            precision=self.precision.fake_score,
+            checkpointing=self.checkpointing,
+            seed=4,
+        )
+        student = GeneratorSettings(
+            self.generator,
+            self.steps,
+            self.batch,
+            self.optimiser,
+            0.9,
+            4,
+            self.wire,
+            precision=self.precision.generator,
+            checkpointing=self.checkpointing and self.start is not None,
+            graph=self.graph,
+        )
+        copies = PathCopies(self.teacher, self.path, self.lora)
         return {
-            "teacher": (FrozenTeacher, {"folder": self.teacher, "noise": self.score_noise, "wire": self.wire}),
+            "teacher": (
+                FrozenTeacher,
+                {"folder": self.teacher, "noise": self.score_noise, "wire": self.wire, "precision": self.precision.teacher},
+            ),
             "path_node": (
                 PathNode,
-                {"teacher": self.teacher, "path": self.path, "noise": self.score_noise, "wire": self.wire},
+                {"copies": copies, "noise": self.score_noise, "wire": self.wire, "precision": self.precision.path_node},
             ),
-            "fake_score": (FakeScore, {"settings": fake, "teacher": self.teacher, "path": self.path}),
+            "fake_score": (FakeScore, {"settings": fake, "copies": copies}),
             "generator": (Generator, {"settings": student, "start": self.start}),
         }
 

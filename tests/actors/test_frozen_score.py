@@ -14,6 +14,7 @@ from disback_ray.errors import CheckpointError, NonFiniteError, VersionError
 from disback_ray.networks.spec import DenoiserSpec, ResNetMLPSpec
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.mixture import ExactMixture
+from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.path_nodes import save_node
 from disback_ray.teachers.saved import load_denoiser
 
@@ -67,7 +68,7 @@ def test_after_a_load_that_failed_the_old_node_does_not_answer(troupe: Any, node
 def test_the_whole_teacher_or_none(troupe: Any) -> None:
     for role in (
         lambda: FrozenTeacher(troupe.path, noise=troupe.score_noise),
-        lambda: PathNode(troupe.path, troupe.path, noise=troupe.score_noise),
+        lambda: PathNode(PathCopies(troupe.path, troupe.path), noise=troupe.score_noise),
     ):
         with pytest.raises(CheckpointError, match=r"can't read .*denoiser.json"):
             role()

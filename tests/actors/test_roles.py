@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from disback_ray.actors import fake_score as fake_score_file
 from disback_ray.actors.frozen_score import FrozenTeacher
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.cast import Cast
@@ -17,6 +16,7 @@ from disback_ray.algorithms.noise import Batch, KarrasNoise, add_noise
 from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.algorithms.path import switches
 from disback_ray.storage import digest
+from disback_ray.teachers import path_copies
 from disback_ray.teachers.mixture import ExactMixture
 from disback_ray.teachers.path_nodes import load_node
 from disback_ray.teachers.saved import load_denoiser
@@ -76,6 +76,9 @@ class Witness:
         given = self.role.score(sample)
         self.seen.append((given.node, self.role.digest()))
         return given
+
+    def prefetch(self, node: int) -> Any:
+        return self.role.prefetch(node)
 
     def load(self, node: int) -> Any:
         return self.role.load(node)
@@ -195,7 +198,7 @@ def test_with_exact_scores_the_student_becomes_the_data(troupe: Any, monkeypatch
         generator=GaussianSpec(), steps=250, batch=32, weighting=weighting, optimiser=optimiser, score_noise=KarrasNoise(0.1, 5.0)
     )
     cast = troupe.cast()
-    monkeypatch.setattr(fake_score_file, "load_denoiser", lambda _: ExactFake(cast.generator.network))
+    monkeypatch.setattr(path_copies, "load_denoiser", lambda _: ExactFake(cast.generator.network))
     cast.fake_score.begin(backtracking.STAGE, node=0)
     exact = ExactMixture(torch.tensor([[0.5, -0.3]]), std=0.4)
     teacher = FrozenTeacher(troupe.teacher, noise=troupe.score_noise, exact=exact)

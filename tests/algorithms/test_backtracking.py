@@ -36,7 +36,7 @@ def test_one_step_of_both_players(notes: Any) -> None:
     fields = [("fake_score.difference", c, w, ("node", 2)) for c, w in zip(current, wanted, strict=True)]
     changes = [
         ("path_node.load", 2),
-        *(("generator.descend", field) for field in fields), ("generator.commit", 0),
+        *(("generator.descend", field) for field in fields), ("generator.commit", 0), ("path_node.prefetch", 1),
         *(("fake_score.fit", x, ("update", 0)) for x in x0), ("fake_score.commit", 0, ("update", 0)),
         *(("fake_score.fit", x, ("update", 1)) for x in x0), ("fake_score.commit", 0, ("update", 1)),
     ]  # fmt: skip
@@ -55,6 +55,32 @@ def test_the_target_walks_back_to_the_teacher(notes: Any) -> None:
         ("node", n) for n in (2, 2, 2, 2, 1, 1, 0, 0, 0, 0)
     ]
     assert [call[1] for call in notes.calls if call[0] == "generator.commit"] == [0, 1, 2, 3, 4]
+
+
+def prefetches(notes: Any, plan: Any, *, start: int = 0, steps: int = 60) -> list[tuple[str, int, int]]:
+    """What was read ahead and loaded: (method, node, the step that it came after)."""
+    found, step = [], start - 1
+    for _ in distribution_backtracking(notes.cast, plan, steps=steps, batches_of=batches_of, start=start):
+        pass
+    for call in notes.calls:
+        if call[0] == "path_node.load":
+            found.append(("load", call[1], step + 1))
+        elif call[0] == "generator.commit":
+            step = call[1]
+        elif call[0] == "path_node.prefetch":
+            found.append(("prefetch", call[1], step))
+    return found
+
+
+def test_the_next_node_begins_to_be_read_ten_steps_before_its_switch_and_the_teacher_never(notes: Any) -> None:
+    plan = switches(4, (25, 3, 20), total=60)  # nodes 3, 2, 1, then the teacher from step 48
+    expected = [("load", 3, 0), ("prefetch", 2, 15), ("load", 2, 25), ("prefetch", 1, 25), ("load", 1, 28)]
+    assert prefetches(notes, plan) == expected
+
+
+def test_going_on_beside_a_switch_reads_ahead_at_once(notes: Any) -> None:
+    plan = switches(4, (25, 3, 20), total=60)
+    assert prefetches(notes, plan, start=24)[:3] == [("load", 3, 24), ("prefetch", 2, 24), ("load", 2, 25)]
 
 
 @pytest.mark.parametrize(
