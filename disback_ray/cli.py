@@ -192,6 +192,25 @@ def study(
         raise ConfigError("study: give two different runs, or --score FILE with the study's --out")
 
 
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run's folder or URI.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    to: Annotated[
+        Literal["diffusers", "safetensors", "state-dict"],
+        typer.Option(
+            "--to", help="A diffusers pipeline; weights with their owners' names as safetensors; or as a torch state dict."
+        ),
+    ],
+    trust_modules: Trust = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's generator as what other tools load. A README.md in it says how."""
+    from disback_ray.exports.export import export as write
+
+    print(write(run, folder, to=to, trust_modules=trust_modules))
+
+
 @recipes_app.callback(invoke_without_command=True)
 def list_recipes(context: typer.Context) -> None:
     """List the shipped recipes."""

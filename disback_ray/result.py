@@ -113,14 +113,22 @@ class RunResult:
         Raises CheckpointError where the generator is missing, damaged, or a module that isn't trusted, ConfigError where n or the
         labels don't fit it.
         """
+        spec, network = self.generator()
+        wanted = _wanted(n, spec.shape, labels, spec.classes)
+        device = best_device()
+        return draw(network.to(device), dict(network.state_dict()), wanted, seed=seed, device=device, first=first).cpu()
+
+    def generator(self) -> tuple[GeneratorSpec, nn.Module]:
+        """G(z, class ids) with the averaged weights, in `eval` mode, and its settings.
+
+        Raises CheckpointError where it is missing, damaged, or a module that isn't trusted.
+        """
         settings, folder = self._settings(), self.folder / "generator"
         spec = GeneratorSpec.from_json(settings)
         refuse_modules(spec, where=folder.uri, trust=self.trust_modules)
-        wanted = _wanted(n, spec.shape, labels, spec.classes)
         network = spec.build()
         load_strictly(network, folder.read_tensors(WEIGHTS, sha256=settings["weights"]["sha256"]), where=folder.uri)
-        device = best_device()
-        return draw(network.to(device), dict(network.state_dict()), wanted, seed=seed, device=device, first=first).cpu()
+        return spec, network
 
 
 def load_run(folder: str | Path, *, trust_modules: bool = False) -> RunResult:
