@@ -238,7 +238,7 @@ def describe(summary: dict[str, Any], paths: dict[str, str]) -> list[str]:
         "real_halves": "real against real",
     }
     rows = [(title, summary["metrics"][key]) for key, title in titles.items() if key in summary["metrics"]]
-    names = list(dict.fromkeys(name for _, figures in rows for name in figures))
+    names = list(summary["metrics"].get("generator", {}))
     lines = ["".join([f"{'':22}", *(f"{name.replace('_', ' '):>20}" for name in names)])] if rows else []
     for title, figures in rows:
         lines.append("".join([f"{title:22}", *(f"{figures[name]:20.4g}" if name in figures else f"{'':20}" for name in names)]))

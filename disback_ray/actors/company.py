@@ -107,6 +107,7 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
     generator = GeneratorSettings(
         spec, back.steps, recipe.batch, back.generator, student.ema, seed, wire,
         precision=precision.generator, checkpointing=student.checkpointing, graph=student.graph, ema_on=student.ema_on,
+        ema_ramp=student.ema_ramp,
     )  # fmt: skip
     return {
         "teacher": (

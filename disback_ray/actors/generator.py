@@ -27,7 +27,7 @@ SETTINGS, RAW_WEIGHTS, CHECKPOINT = "generator.json", "raw.safetensors", "genera
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """steps, batch: of backtracking; ema: the averaged weights' decay, 0 for none; ema_on: where they lie.
+    """steps, batch: of backtracking; ema, ema_ramp: the averaged weights' decay, 0 for none; ema_on: where they lie.
 
     graph: what a sample leaves until its field comes: its graph, or nothing, and then it is computed again from its keyed z.
     """
@@ -43,6 +43,7 @@ class GeneratorSettings:
     checkpointing: bool = False
     graph: Literal["keep", "recompute"] = "keep"
     ema_on: Literal["device", "host"] = "device"
+    ema_ramp: int = 10
 
 
 class Generator:
@@ -65,7 +66,7 @@ class Generator:
         self.network = network.to(self.device)
         self.learner = Learner(self.network, settings.optimiser, updates=settings.steps, name="generator", seed=settings.seed)
         host = torch.device("cpu") if settings.ema_on == "host" else None
-        self.average = MovingAverage(self.network, decay=settings.ema, home=host)
+        self.average = MovingAverage(self.network, decay=settings.ema, ramp=settings.ema_ramp, home=host)
         self.graphs: dict[Batch, Tensor | None] = {}
         self.norms: list[float] = []
         self.last: dict[str, float] = {}

@@ -7,14 +7,16 @@ from torch import Tensor, nn
 class MovingAverage:
     """Exponential moving average of a module's weights; decay 0 follows them exactly, and is no copy of them.
 
-    The decay is short at first, min(decay, (1 + i) / (10 + i)) at update i, so that the start is soon forgotten. The average is
-    float32 also where the weights are bfloat16, whose steps are larger than what an update adds.
+    The decay is short at first, min(decay, (1 + i) / (ramp + i)) at update i, so that the start is soon forgotten: until then the
+    average is one of the last i / (ramp - 1) updates. It is float32 also where the weights are bfloat16, whose steps are larger than
+    what an update adds.
     """
 
-    def __init__(self, module: nn.Module, *, decay: float, home: torch.device | None = None) -> None:
+    def __init__(self, module: nn.Module, *, decay: float, ramp: int = 10, home: torch.device | None = None) -> None:
         """home: where the average lies; None for beside the weights."""
         self.module = module
         self.decay = decay
+        self.ramp = ramp
         weights = module.state_dict()
         self.weights: dict[str, Tensor] = {name: _wide(tensor, home) for name, tensor in weights.items()} if decay else weights
 
@@ -23,7 +25,7 @@ class MovingAverage:
         """Takes the module's present weights in, for the index-th time."""
         if not self.decay:
             return
-        decay = min(self.decay, (1 + index) / (10 + index))
+        decay = min(self.decay, (1 + index) / (self.ramp + index))
         for name, tensor in self.module.state_dict().items():
             if tensor.is_floating_point():
                 self.weights[name].lerp_(tensor.to(self.weights[name]), 1 - decay)

@@ -30,12 +30,13 @@ class Student(Frozen):
 
     sigma_init: G(z) = D(σ_init z, σ_init). ema: the decay of the weights' moving average, which samples are drawn with; 0 for none.
     graph: a sample leaves its graph until its score difference comes, or is computed again then. checkpointing: of gradients.
-    ema_on: where the averaged weights lie.
+    ema_ramp: the decay is at most (1 + i) / (ema_ramp + i) at update i. ema_on: where the averaged weights lie.
     """
 
     network: Literal["teacher"] | StudentNetwork = "teacher"
     sigma_init: Positive = 80.0
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    ema_ramp: Annotated[int, Ge(2)] = 10
     graph: Literal["keep", "recompute"] = "keep"
     checkpointing: bool = False
     ema_on: Literal["device", "host"] = "device"

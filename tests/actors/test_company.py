@@ -47,7 +47,7 @@ def built(recipe: Recipe, places: Places, role: str, *, seed: int = 0) -> Any:
 def test_each_role_has_its_own_settings(stage: Stage) -> None:
     recipe = load_recipe("ring8", overrides=[
         *SMALL, "recording.optimiser.lr=0.1", "backtracking.fake_score.lr=0.2", "backtracking.generator.lr=0.3",
-        "backtracking.fake_updates=3", "backtracking.weighting=score_difference", "student.ema=0.5",
+        "backtracking.fake_updates=3", "backtracking.weighting=score_difference", "student.ema=0.5", "student.ema_ramp=7",
         "backtracking.noise={kind: karras, sigma_min: 0.4}", "fit_noise={kind: karras, sigma_min: 0.5}", "backtracking.steps=900",
     ])  # fmt: skip
     places = stage(recipe)
@@ -56,7 +56,7 @@ def test_each_role_has_its_own_settings(stage: Stage) -> None:
     assert (recording.optimiser.lr, recording.batch, recording.steps, recording.updates) == (0.1, 4, recipe.recording.steps, 1)
     assert (backtracking.optimiser.lr, backtracking.batch, backtracking.steps, backtracking.updates) == (0.2, 4, 900, 3)
     assert (generator.settings.optimiser.lr, generator.settings.batch, generator.settings.steps) == (0.3, 4, 900)
-    assert (generator.settings.ema, generator.settings.seed) == (0.5, 11)
+    assert (generator.settings.ema, generator.settings.ema_ramp, generator.settings.seed) == (0.5, 7, 11)
     assert (fake.settings.weighting, fake.settings.sigma_data) == ("score_difference", recipe.teacher.sigma_data)
     assert fake.settings.fit_noise == KarrasNoise(sigma_min=0.5)
     laws = [fake.settings.score_noise, *(built(recipe, places, role).noise for role in ("teacher", "path_node"))]

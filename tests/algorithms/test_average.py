@@ -36,6 +36,17 @@ def test_it_forgets_the_start_soon_and_then_slowly() -> None:
     assert average.weights["count"] == 3
 
 
+def test_a_short_ramp_keeps_more_of_the_past() -> None:
+    module = Numbers(0.0)
+    average = MovingAverage(module, decay=0.998, ramp=5)
+    module.become(1.0)
+    expected = 0.0
+    for index in range(50):
+        average.update(index)
+        expected += (1 - expected) * (1 - (1 + index) / (5 + index))
+    assert average.weights["weight"].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_decay_0_follows_exactly() -> None:
     module = Numbers(1.0)
     average = MovingAverage(module, decay=0.0)
