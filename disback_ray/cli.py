@@ -239,9 +239,9 @@ def describe(summary: dict[str, Any], paths: dict[str, str]) -> list[str]:
     }
     rows = [(title, summary["metrics"][key]) for key, title in titles.items() if key in summary["metrics"]]
     names = list(summary["metrics"].get("generator", {}))
-    lines = ["".join([f"{'':22}", *(f"{name.replace('_', ' '):>20}" for name in names)])] if rows else []
+    lines = ["".join([f"{'':22}", *(f"{name.replace('_', ' '):>19}" for name in names)])] if rows else []
     for title, figures in rows:
-        lines.append("".join([f"{title:22}", *(f"{figures[name]:20.4g}" if name in figures else f"{'':20}" for name in names)]))
+        lines.append("".join([f"{title:22}", *(f"{figures[name]:19.4g}" if name in figures else f"{'':19}" for name in names)]))
     spent = sum(summary["stages"].values())
     return [*lines, f"{summary['status']} in {spent:.0f} s; digest {summary['digest'][:16]}", f"report: {paths['report']}"]
 

@@ -206,3 +206,13 @@ def test_the_normaliser_s_floor() -> None:
     perfect = images(*[1.0] * 8)
     fake = perfect + images(0, 1, 2, 3, 4, 5, 6, 7) * 1e-6
     torch.testing.assert_close(field("dmd", denoised=fake, target=perfect), (fake - perfect) / 1e-5, rtol=1e-6, atol=1e-9)
+
+
+def test_without_a_sigma_data_the_loss_is_that_of_the_noise() -> None:
+    """Ho et al. 2020, Eq. 14: with D = x_t - σ ε̂, λ_D (D - x_0)² = (ε̂ - ε)²."""
+    generator = torch.Generator().manual_seed(0)
+    x0, noise, guess = torch.randn(3, 5, 2, dtype=torch.float64, generator=generator)
+    sigma = torch.tensor([0.01, 0.3, 1.0, 5.0, 80.0], dtype=torch.float64)
+    denoised = x0 + sigma[:, None] * (noise - guess)
+    losses = denoising_loss(denoised, x0, sigma, sigma_data=None)
+    torch.testing.assert_close(losses, (guess - noise).square().mean(1))
