@@ -37,7 +37,7 @@ class Stopped(Exception):
 
 @dataclass
 class Production:
-    """One run: what it plays, where its files lie, who watches, and whether it was asked to stop."""
+    """One run: what it plays, where its files lie, who watches, and whether it was asked to stop. keep: so many checkpoints."""
 
     recipe: Recipe
     seed: int
@@ -47,6 +47,7 @@ class Production:
     metrics: Metrics
     watch: Watcher
     stop: Stop
+    keep: int = 2
 
     def save_summary(self) -> None:
         self.folder.write_json(SUMMARY, asdict(self.summary))

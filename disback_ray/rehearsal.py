@@ -16,6 +16,7 @@ from disback_ray.run_folder import (
     CHECKPOINTS,
     Checkpoint,
     checkpoint_name,
+    drop_checkpoints,
     newest_checkpoint,
     save_checkpoint,
 )
@@ -66,7 +67,7 @@ class Rehearsal:
         """Algorithm 1, from its newest checkpoint. Raises Stopped."""
         if self._has_path() or newest_checkpoint(self.production.folder, backtracking.STAGE):
             return
-        found = newest_checkpoint(self.production.folder, degradation.STAGE)
+        found = newest_checkpoint(self.production.folder, degradation.STAGE, refuse=self.production.say)
         start = found.step if found else 0
         self._enter(degradation.STAGE, found, node=0)
         self.production.watch.stage("recording", steps=self.recipe.recording.steps, start=start)
@@ -77,7 +78,7 @@ class Rehearsal:
     def backtrack(self) -> None:
         """Algorithm 2, from its newest checkpoint. Raises Stopped."""
         back = self.recipe.backtracking
-        found = newest_checkpoint(self.production.folder, backtracking.STAGE)
+        found = newest_checkpoint(self.production.folder, backtracking.STAGE, refuse=self.production.say)
         start = found.step if found else 0
         starts: dict[str, int | None] = {"path_end": len(self.marks), "teacher": 0, "random": None}
         self._enter(backtracking.STAGE, found, node=starts[back.fake_init])
@@ -117,7 +118,7 @@ class Rehearsal:
     # -- between the steps --
 
     def _after_recording(self, step: Step) -> None:
-        if self._due(step, self.recipe.checkpoint_every):
+        if self._must_keep(step):
             self._checkpoint(degradation.STAGE, step.step + 1)
 
     def _after_backtracking(self, step: Step) -> None:
@@ -133,7 +134,7 @@ class Rehearsal:
             self._generator_picture("latest", "The generator at its last look while it trained")
         if node_ends:
             self._generator_picture(f"node-{step.node}", f"The generator at the end of node {step.node} (step {done})")
-        if self._due(step, self.recipe.checkpoint_every) and done < total:
+        if self._must_keep(step) and done < total:
             self._checkpoint(backtracking.STAGE, done)
 
     def _measured(self, done: int, node: int, numbers: dict[str, float], node_ends: bool) -> None:
@@ -145,9 +146,15 @@ class Rehearsal:
     def _due(self, step: Step, every: int) -> bool:
         return (step.step + 1) % every == 0
 
+    def _must_keep(self, step: Step) -> bool:
+        """At the recipe's steps, and before the log of the roles' calls grows beyond its budget."""
+        most = self.company.log_steps
+        return self._due(step, self.recipe.checkpoint_every) or (most is not None and step.step + 1 - self.checkpointed >= most)
+
     def _enter(self, stage: str, found: Checkpoint | None, *, node: int | None) -> None:
         """Puts the cast where the stage begins, or where its checkpoint left it."""
-        self.production.metrics.forget_after(stage, found.step if found else 0, order=STAGES)
+        self.checkpointed = found.step if found else 0
+        self.production.metrics.forget_after(stage, self.checkpointed, order=STAGES)
         later = [self.company.fake_score.begin(stage, node=node)]
         if found:
             later = []
@@ -169,16 +176,19 @@ class Rehearsal:
     def _checkpoint(self, stage: str, done: int) -> None:
         folder = self.production.folder / CHECKPOINTS / checkpoint_name(stage, done)
         roles = ["fake_score", "generator"] if stage == backtracking.STAGE else ["fake_score"]
-        later = [getattr(self.company, role).save(folder) for role in roles]
+        taken = [getattr(self.company, role).snapshot() for role in roles]
+        written = [getattr(self.company, role).write(snapshot, folder) for role, snapshot in zip(roles, taken, strict=True)]
+        self.checkpointed = done
 
         def keep(proofs: list[dict[str, Any]]) -> None:
             self.production.metrics.flush()  # before the manifest: whoever goes on from it finds all that came before
             self.production.save_summary()
             save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)))
             loads = (self._loads(role, folder, stage, proof) for role, proof in zip(roles, proofs, strict=True))
-            self.company.kept([(saved, *load) for saved, load in zip(later, loads, strict=True)])
+            self.company.kept([(snapshot, *load) for snapshot, load in zip(taken, loads, strict=True)])
+            drop_checkpoints(self.production.folder, stage, done, keep=self.production.keep)
 
-        self.follower.ask(later, keep)
+        self.follower.ask(written, keep)
 
     def _loads(self, role: str, folder: Folder, stage: str, proof: dict[str, Any]) -> tuple[tuple[Folder], dict[str, str]]:
         """What a role's load() takes to go on from its file in a checkpoint."""

@@ -4,7 +4,7 @@ import importlib.metadata
 import io
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,10 @@ import yaml
 
 from disback_ray.config import ClusterConfig, Recipe, is_resolved
 from disback_ray.errors import CheckpointError, RunFolderError
+from disback_ray.run_lock import LOCK
 from disback_ray.storage import Folder
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
-KEPT_CHECKPOINTS = 2
 KEPT_RECOVERIES = 100
 FLUSH_SECONDS = 5.0
 TRAINED = ("fake_loss", "fake_grad_norm", "field_norm", "generator_grad_norm")
@@ -41,7 +41,7 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
 
     Raises RunFolderError where it is something else's. Writes nothing.
     """
-    names = folder.names()
+    names = [name for name in folder.names() if name != LOCK]  # a driver may have died before it wrote anything else
     if not names:
         return None
     theirs = _config(folder) if CONFIG in names else None
@@ -107,10 +107,20 @@ def write_config(folder: Folder, recipe: Recipe, cluster: ClusterConfig, *, seed
 
 
 def save_checkpoint(folder: Folder, stage: str, step: int, files: dict[str, dict[str, Any]]) -> None:
-    """Makes the files that the roles have written a checkpoint, by its manifest; then drops the oldest beyond two."""
+    """Makes the files that the roles have written, and read back, a checkpoint: by its manifest."""
+    where = folder / CHECKPOINTS / checkpoint_name(stage, step)
+    where.write_json(MANIFEST, {"stage": stage, "step": step, "files": files})
+
+
+def drop_checkpoints(folder: Folder, stage: str, step: int, *, keep: int) -> None:
+    """Deletes a stage's oldest checkpoints, so that with the one of this step, which is whole, `keep` are left.
+
+    Later ones are no measure: they were refused when the run went on from before them. Raises CheckpointError.
+    """
     checkpoints = folder / CHECKPOINTS
-    (checkpoints / checkpoint_name(stage, step)).write_json(MANIFEST, {"stage": stage, "step": step, "files": files})
-    for name in sorted((n for n in checkpoints.names() if n.startswith(stage)), reverse=True)[KEPT_CHECKPOINTS:]:
+    newest = checkpoint_name(stage, step)
+    older = sorted((name for name in checkpoints.names() if name.startswith(f"{stage}-") and name < newest), reverse=True)
+    for name in older[keep - 1 :]:
         checkpoints.remove(name)
 
 
@@ -118,8 +128,8 @@ def checkpoint_name(stage: str, step: int) -> str:
     return f"{stage}-{step:08d}"
 
 
-def newest_checkpoint(folder: Folder, stage: str) -> Checkpoint | None:
-    """The newest whole checkpoint of a stage. Damaged ones are passed over."""
+def newest_checkpoint(folder: Folder, stage: str, *, refuse: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
+    """The newest whole checkpoint of a stage. Damaged ones are passed over; refuse: hears of each, and why."""
     checkpoints = folder / CHECKPOINTS
     for name in sorted((n for n in checkpoints.names() if n.startswith(stage)), reverse=True):
         found = checkpoints / name
@@ -128,9 +138,13 @@ def newest_checkpoint(folder: Folder, stage: str) -> Checkpoint | None:
             whole = Checkpoint(found, stage, manifest["step"], dict(manifest["files"]))
             for proof in whole.files.values():
                 found.verify(proof)
-        except (CheckpointError, KeyError, TypeError, ValueError):
-            continue
-        if whole.files:
+            if not whole.files:
+                raise CheckpointError(f"{found.uri}/{MANIFEST} names no files")
+        except CheckpointError as error:
+            refuse(f"checkpoint {name} is refused: {error}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            refuse(f"checkpoint {name} is refused: {found.uri}/{MANIFEST} is no manifest ({type(error).__name__})")
+        else:
             return whole
     return None
 

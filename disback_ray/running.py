@@ -15,6 +15,7 @@ from disback_ray.rehearsal import Rehearsal
 from disback_ray.report import render
 from disback_ray.result import RunResult
 from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, check_teacher, claim, is_run, versions, write_config
+from disback_ray.run_lock import LOCK, locked, refuse_if_held
 from disback_ray.storage import Folder
 from disback_ray.teachers.saved import is_saved
 from disback_ray.theatre import theatre
@@ -76,7 +77,7 @@ def run(
 def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool) -> RunResult | None:
     """The folder's run, where it is this one and complete. Raises RunFolderError where the folder is something else's."""
     if fresh:
-        if folder.names() and not is_run(folder):
+        if set(folder.names()) - {LOCK} and not is_run(folder):
             raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: --fresh doesn't delete it")
         return None
     found = claim(folder, recipe, seed=seed)
@@ -93,13 +94,20 @@ def _produce(
     check_networks(recipe, places.teacher)
     if not fresh:
         check_teacher(folder, places.teacher)
-    with theatre(cluster, in_process=in_process, watch=watch, modules=recipe.modules) as stage:
+    refuse_if_held(folder)
+    with (
+        theatre(cluster, in_process=in_process, watch=watch, modules=recipe.modules) as stage,
+        contextlib.ExitStack() as held,
+    ):
         stop.listen()
         stage.check(trains_teacher=not is_saved(places.teacher))
+        lock = held.enter_context(locked(folder))
         if fresh:
             folder.clear()
+            lock.renew()
         write_config(folder, recipe, cluster, seed=seed)
-        production = Production(recipe, seed, folder, places, _summary(folder, recipe, seed), Metrics(folder), watch, stop)
+        summary, metrics = _summary(folder, recipe, seed), Metrics(folder)
+        production = Production(recipe, seed, folder, places, summary, metrics, watch, stop, keep=cluster.checkpoints.keep)
         production.summary.teacher = places.teacher.name
         production.save_summary()
         try:

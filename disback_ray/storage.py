@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,14 +83,21 @@ class Folder:
         return filesystem, path
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file aside and renames it, so that a reader never meets half of one. Raises CheckpointError."""
+        """Writes a file aside and renames it, so that a reader never meets half of one, also after a loss of power.
+
+        Raises CheckpointError.
+        """
         filesystem, path = self._open()
         target = f"{path}/{name}"
         with _one_line(f"write {self.uri}/{name}"):
             filesystem.create_dir(target.rpartition("/")[0], recursive=True)
             with filesystem.open_output_stream(f"{target}{ASIDE}") as stream:
                 stream.write(data)
+            if isinstance(filesystem, fs.LocalFileSystem):  # others keep what they have said to have
+                _to_disk(f"{target}{ASIDE}")
             filesystem.move(f"{target}{ASIDE}", target)
+            if isinstance(filesystem, fs.LocalFileSystem):
+                _to_disk(os.path.dirname(target))
 
     @contextmanager
     def here(self) -> Iterator[Path]:
@@ -149,6 +157,12 @@ class Folder:
         with _one_line(f"delete {self.uri}/{name}"):
             filesystem.delete_dir(f"{path}/{name}")
 
+    def delete(self, name: str) -> None:
+        """Deletes a file in it. Raises CheckpointError."""
+        filesystem, path = self._open()
+        with _one_line(f"delete {self.uri}/{name}"):
+            filesystem.delete_file(f"{path}/{name}")
+
     def clear(self) -> None:
         """Deletes what is in it. Raises CheckpointError."""
         filesystem, path = self._open()
@@ -185,6 +199,15 @@ class Folder:
             return safetensors.torch.load(data)
         except SafetensorError as error:
             raise CheckpointError(f"{self.uri}/{name} is damaged: {_first_line(error)}") from None
+
+
+def _to_disk(path: str) -> None:
+    """fsync of a file, or of a folder's names. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import torch
 from disback_ray import pictures, running
 from disback_ray.interruption import LATER, NOW
 from disback_ray.progress import OnConsole
+from disback_ray.run_folder import newest_checkpoint
 from disback_ray.storage import Folder
 
 Command = Callable[..., Any]
@@ -170,16 +171,44 @@ def test_killed_after_a_write_it_ends_the_same(tiny: Any, ring8: Path, tmp_path:
             raise AssertionError(f"killed after {moment}") from error
 
 
-def test_a_damaged_checkpoint_is_passed_over(tiny: Any, ring8: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over(tiny: Any, ring8: Path, tmp_path: Path, play: Play) -> None:
     out = tmp_path / "run"
     shutil.copytree(ring8, out)
     found = tiny.summary(out) | {"status": "running"}
     (out / "summary.json").write_text(json.dumps(found))
     newest = sorted((out / "checkpoints").glob("backtracking-*"))[-1]
     file = newest / "generator.safetensors"
-    file.write_bytes(file.read_bytes()[:-1])
-    tiny.run("ring8", out)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1  # one bit
+    file.write_bytes(data)
+    said, watch = play(more=["--in-process", "--set", f"cluster.storage={tiny.storage}"])
+    assert watch.starts["backtracking"] == 10
+    refused = [line for line in said.err.splitlines() if "refused" in line]
+    assert refused == [f"checkpoint {newest.name} is refused: {file} is not what was written: its SHA-256 differs from the manifest's"]
     tiny.assert_equal(out, ring8, pictures=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="only root can make a small disk")
+def test_a_full_disk_is_one_line_and_costs_nothing(tiny: Any, ring8: Path, command: Command, tmp_path: Path) -> None:
+    """Once there is room again, the run goes on from the newest whole checkpoint."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    needed = sum(file.stat().st_size for file in ring8.rglob("*") if file.is_file())
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={needed * 6 // 10 // 4096 * 4}k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        words = tiny.arguments("ring8", disk / "run", "--in-process")
+        said = command(*words)
+        assert said.status == 2
+        last = said.err.splitlines()[-1]
+        assert last.startswith(f"disback-ray: can't write {disk}/run/")
+        assert "No space left" in last
+        assert newest_checkpoint(Folder.at(disk / "run"), "backtracking") is not None
+        subprocess.run(["mount", "-o", f"remount,size={needed * 4 // 1024}k", disk], check=True)
+        assert command(*words).status == 0
+        tiny.assert_equal(disk / "run", ring8, pictures=False)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("name", ["path/node-2.safetensors", "path/node-2.json", "metrics.parquet", "summary.json"])

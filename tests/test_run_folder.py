@@ -18,11 +18,13 @@ from disback_ray.run_folder import (
     Summary,
     checkpoint_name,
     claim,
+    drop_checkpoints,
     is_run,
     newest_checkpoint,
     save_checkpoint,
     write_config,
 )
+from disback_ray.run_lock import LOCK
 from disback_ray.storage import Folder
 
 RING = load_recipe("ring8")
@@ -100,6 +102,7 @@ class TestCheckpoints:
             role: at.write_tensors(f"{role}.safetensors", {"w": torch.full((4,), step)}) for role in ("fake_score", "generator")
         }
         save_checkpoint(folder, stage, step, roles)
+        drop_checkpoints(folder, stage, step, keep=2)
         return at.local_path
 
     def test_the_newest_of_a_stage_and_two_are_kept(self, folder: Folder) -> None:
@@ -123,16 +126,41 @@ class TestCheckpoints:
             file.unlink()
         else:
             file.write_bytes({"cut": data[:-3], "changed": data[:-2] + b"??", "emptied": b""}[harm])
-        found = newest_checkpoint(folder, "backtracking")
+        heard: list[str] = []
+        found = newest_checkpoint(folder, "backtracking", refuse=heard.append)
         assert found is not None
         assert found.step == 100
+        (line,) = heard
+        assert line.startswith("checkpoint backtracking-00000200 is refused: ")
+        assert name in line
+        assert "\n" not in line
+
+    def test_what_was_refused_never_costs_a_whole_one(self, folder: Folder) -> None:
+        """The run went on from 100, with a damaged 300 left from before: that one doesn't count among those that are kept."""
+        for step in (100, 300):
+            self.save(folder, "backtracking", step)
+        ((folder / CHECKPOINTS).local_path / "backtracking-00000300" / "generator.safetensors").unlink()
+        self.save(folder, "backtracking", 200)
+        assert (folder / CHECKPOINTS).names() == [f"backtracking-00000{step}" for step in (100, 200, 300)]
+        found = newest_checkpoint(folder, "backtracking")
+        assert found is not None
+        assert found.step == 200
+        drop_checkpoints(folder, "backtracking", 200, keep=1)
+        assert (folder / CHECKPOINTS).names() == [f"backtracking-00000{step}" for step in (200, 300)]
 
     @pytest.mark.parametrize(
         "manifest", ["[]", "{}", '{"step": 3}', '{"files": {}}', '{"step": 3, "files": []}', '{"step": 3, "files": "a"}', "null"]
     )
     def test_a_manifest_that_is_none_is_passed_over(self, folder: Folder, manifest: str) -> None:
         (self.save(folder, "recording", 3) / "manifest.json").write_text(manifest)
-        assert newest_checkpoint(folder, "recording") is None
+        heard: list[str] = []
+        assert newest_checkpoint(folder, "recording", refuse=heard.append) is None
+        assert len(heard) == 1
+        assert "manifest.json" in heard[0]
+
+    def test_a_driver_that_died_at_once_left_a_free_folder(self, folder: Folder) -> None:
+        folder.write_json(LOCK, {})
+        assert claim(folder, RING, seed=0) is None
 
 
 def row(stage: str, step: int, **numbers: float) -> dict[str, Any]:

@@ -5,8 +5,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-Nature = Literal["changes", "looks", "starts"]
-"""changes: the role is another one after it (the default). looks: it isn't. starts: nothing that came before counts any more."""
+Nature = Literal["changes", "looks", "starts", "aside"]
+"""changes: the role is another one after it (the default). looks: it isn't. starts: nothing that came before counts any more.
+aside: it needs nothing of the role but its process, and is made while the role works on."""
+
+STATE = ("changes", "starts")
+"""What a role is, it is by these."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 NOTHING = object()
@@ -24,6 +28,12 @@ def starts(method: Method) -> Method:
     return method
 
 
+def aside(method: Method) -> Method:
+    """Marks a method that doesn't touch what its role is: it can be called at any time, and waits for nothing but its arguments."""
+    method.nature = "aside"  # type: ignore[attr-defined]
+    return method
+
+
 def nature_of(role: Callable[..., Any], method: str) -> Nature:
     nature: Nature = getattr(getattr(role, method, None), "nature", "changes")
     return nature
@@ -34,8 +44,8 @@ class Call:
     """One call of a role's method: a later value, which stays the same one whoever computes it in the end.
 
     role: the replica's name. index: its place among all calls of the run. turn: its place among those of the role's process.
-    note, ref: references to what it took and to what it gives. good: it has been made, and its result has come about.
-    missing: it had, and the machine that held it is gone. value: what the driver was given.
+    process: who was asked. note, ref: references to what it took and to what it gives. good: it has been made, and its result is
+    there. missing: it was, and the machine that held it is gone. value: what the driver was given.
     """
 
     role: str
@@ -45,6 +55,7 @@ class Call:
     kwargs: dict[str, Any]
     index: int
     turn: int = -1
+    process: Any = None
     note: Any = None
     ref: Any = None
     good: bool = False
@@ -72,15 +83,15 @@ def to_be_made_again(
             again |= _state(logs[name], again)
         for call in list(again):
             again.update(need for need in call.needs() if need.missing)
-        anew |= {call.role for call in again if call.missing and any(c.nature != "looks" for c in logs[call.role])}
+        anew |= {call.role for call in again if call.missing and any(c.nature in STATE for c in logs[call.role])}
     return sorted(again, key=lambda call: call.index), anew
 
 
 def _state(log: Sequence[Call], wanted: Collection[Call]) -> set[Call]:
     """The calls that bring a new role to where the first wanted one is made, and on to where the last one of the log left it."""
-    first = min((call.index for call in log if call in wanted), default=math.inf)
+    first = min((call.index for call in log if call in wanted and call.nature != "aside"), default=math.inf)
     start = max((i for i, call in enumerate(log) if call.nature == "starts" and call.index <= first), default=0)
-    return {call for call in log[start:] if call.nature != "looks"}
+    return {call for call in log[start:] if call.nature in STATE}
 
 
 def forget_before(log: Sequence[Call], index: int) -> list[Call]:

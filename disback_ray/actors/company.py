@@ -1,5 +1,6 @@
 """Brings the roles of a recipe on stage: each in a Ray actor on its promised device, or all in this process."""
 
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -41,7 +42,8 @@ class Places:
 class Company:
     """The cast as the algorithms see it, the roles for all else, and how to wait for what they give. seats: where each runs.
 
-    kept([(what save() gave, what load() takes)]): the roles can go on from there, and need nothing that came before.
+    kept([(what snapshot() gave, what load() takes)]): the roles can go on from there, and need nothing that came before. log_steps:
+    after so many steps there has to be a checkpoint, None where nothing is logged.
     """
 
     cast: Cast
@@ -52,6 +54,7 @@ class Company:
     wait: Callable[[Any], Any]
     is_ready: Callable[[Any], bool]
     kept: Callable[..., None]
+    log_steps: int | None
     seats: dict[str, dict[str, Any]]
 
 
@@ -171,7 +174,12 @@ def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources
     }
     here = {"pid": os.getpid(), "node": socket.gethostname(), "devices": []}
     return _company(
-        made, dict.fromkeys(made, here), wait=lambda value: value, is_ready=lambda value: True, kept=lambda *points: None
+        made,
+        dict.fromkeys(made, here),
+        wait=lambda value: value,
+        is_ready=lambda value: True,
+        kept=lambda *points: None,
+        log_steps=None,
     )
 
 
@@ -198,11 +206,18 @@ def on_ray(
             for replica, label in enumerate(labels[name])
         }
     )
+    most = log_steps(recipe, load_spec(places.teacher).shape, limits)
     made = {name: Replicas([proxies[label] for label in labels[name]]) for name in needed}
-    return _company(made, recovery.seats, wait=recovery.wait, is_ready=recovery.is_ready, kept=recovery.kept)
+    return _company(made, recovery.seats, wait=recovery.wait, is_ready=recovery.is_ready, kept=recovery.kept, log_steps=most)
 
 
-def _company(made: Mapping[str, Any], seats: dict[str, dict[str, Any]], **waiting: Callable[..., Any]) -> Company:
+def log_steps(recipe: Recipe, shape: tuple[int, ...], limits: RecoveryLimits) -> int:
+    """Steps between two checkpoints, so that what the log holds keeps to its budget: x_0, the target's score and the field, each step."""
+    numbers = 3 * recipe.batch * math.prod(shape)
+    return max(1, limits.log_mb * 2**20 // (numbers * (2 if recipe.wire_dtype == "bf16" else 4)))
+
+
+def _company(made: Mapping[str, Any], seats: dict[str, dict[str, Any]], **driving: Any) -> Company:
     cast = Cast(made["teacher"], made["path_node"], made["fake_score"], made["generator"])
     roles = {name: made[name] for name in ("teacher", "fake_score", "generator", "evaluator")}
-    return Company(cast=cast, seats=seats, **roles, **waiting)
+    return Company(cast=cast, seats=seats, **roles, **driving)

@@ -1,12 +1,14 @@
 """The fake score s_φ: the generator's own score, always in training. While the path is recorded it is the copy θ' that degrades."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from disback_ray.actors.calls import looks, starts
+from disback_ray.actors.calls import aside, looks, starts
 from disback_ray.actors.frozen_score import SCORE_TAG
+from disback_ray.actors.snapshot import Snapshot
 from disback_ray.actors.unlearnt import Unlearnt
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.learner import Learner, trained
@@ -22,6 +24,8 @@ from disback_ray.networks.precision import Precision, set_precision
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.saved import restore
+
+CHECKPOINT = "fake_score.safetensors"
 
 
 @dataclass(frozen=True)
@@ -249,15 +253,20 @@ class FakeScore:
         return score_of(self.denoiser, x, level, condition=None)
 
     @looks
-    def save(self, folder: Folder) -> dict[str, object]:
-        """Writes weights, optimiser and version; returns the file's proof. Raises CheckpointError."""
-        return folder.write_tensors("fake_score.safetensors", self.learner.state() | self.waiting.state())
+    def snapshot(self) -> Snapshot:
+        """Weights, optimiser and version; to be taken between steps."""
+        return Snapshot(self.learner.state() | self.waiting.state())
+
+    @aside
+    def write(self, snapshot: Snapshot, folder: Folder) -> dict[str, Any]:
+        """Writes a snapshot; returns the file's proof. Raises CheckpointError."""
+        return snapshot.write(folder, CHECKPOINT)
 
     @starts
     def load(self, folder: Folder, *, stage: str, sha256: str) -> dict[str, float]:
-        """Takes up a stage where save() left it. Raises CheckpointError."""
+        """Takes up a stage where a snapshot left it. Raises CheckpointError."""
         self._enter(stage)
-        restore(self.learner, self.waiting, folder=folder, name="fake_score.safetensors", sha256=sha256)
+        restore(self.learner, self.waiting, folder=folder, name=CHECKPOINT, sha256=sha256)
         return {}
 
     @looks

@@ -1,12 +1,13 @@
 """The student G_stu: proposes samples, and descends the score differences that come back for them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from disback_ray.actors.calls import looks, starts
+from disback_ray.actors.calls import aside, looks, starts
+from disback_ray.actors.snapshot import Snapshot
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.average import MovingAverage
 from disback_ray.algorithms.learner import Learner
@@ -140,13 +141,18 @@ class Generator:
         return {}
 
     @looks
-    def save(self, folder: Folder) -> dict[str, object]:
-        """Writes weights, average, optimiser and version; returns the file's proof. Raises CheckpointError."""
-        return folder.write_tensors(CHECKPOINT, self.learner.state() | self.average.state())
+    def snapshot(self) -> Snapshot:
+        """Weights, average, optimiser and version; to be taken between steps."""
+        return Snapshot(self.learner.state() | self.average.state())
+
+    @aside
+    def write(self, snapshot: Snapshot, folder: Folder) -> dict[str, Any]:
+        """Writes a snapshot; returns the file's proof. Raises CheckpointError."""
+        return snapshot.write(folder, CHECKPOINT)
 
     @starts
     def load(self, folder: Folder, *, sha256: str) -> dict[str, float]:
-        """Takes up where save() left it. Raises CheckpointError."""
+        """Takes up where a snapshot left it. Raises CheckpointError."""
         restore(self.learner, self.average, folder=folder, name=CHECKPOINT, sha256=sha256)
         self.graphs.clear()
         self.norms.clear()

@@ -62,6 +62,14 @@ class Hosted:
             self.turn += 1
         return time.monotonic() - began, result
 
+    @ray.method(concurrency_group="aside")
+    def aside(self, method: str, *args: Any, **kwargs: Any) -> tuple[float, Any]:
+        """The same for what the role does in passing, in a thread of its own."""
+        began = time.monotonic()
+        given = {name: unpack(value) for name, value in kwargs.items()}
+        result = pack(getattr(self.role, method)(*map(unpack, args), **given))
+        return time.monotonic() - began, result
+
 
 class OnRay:
     """The process of one role, in its place on the cluster. Each call gives two references: to what it took, and to its result."""
@@ -69,7 +77,9 @@ class OnRay:
     def __init__(self, name: str, part: Part, *, options: dict[str, Any], threads: int, shared: Folder, proof: str) -> None:
         """shared, proof: a folder that every role must see, and a file in it."""
         self._name, self._part, self._shared, self._proof = name, part, shared, proof
-        hosted: Any = ray.remote(type(part[0].__name__, (Hosted,), {}))  # so that Ray's lists show which role it is
+        kind = type(part[0].__name__, (Hosted,), {})  # so that Ray's lists show which role it is
+        remote: Any = ray.remote
+        hosted = remote(concurrency_groups={"aside": 1})(kind)
         self._actor: Any = hosted.options(**options).remote(threads)
 
     def build(self) -> Any:
@@ -79,6 +89,10 @@ class OnRay:
     def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         named = self._actor.call.options(name=f"{self._name}.{method}", num_returns=2)
         note, result = named.remote(turn, method, *args, **kwargs)
+        return note, result
+
+    def aside(self, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        note, result = self._actor.aside.options(name=f"{self._name}.{method}", num_returns=2).remote(method, *args, **kwargs)
         return note, result
 
     def kill(self) -> None:

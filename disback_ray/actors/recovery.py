@@ -116,18 +116,36 @@ class Recovery:
             return [self.wait(each) for each in later]
         if not isinstance(later, Call):
             return later
-        while later.value is NOTHING:
+        if later.value is NOTHING:
+            later.value = self._wait_for(later, result=True)
+        return later.value
+
+    def _wait_for(self, call: Call, *, result: bool = False) -> Any:
+        """Until it has been made, whoever has to make it in the end; its result is fetched only where it is asked for."""
+        while True:
             try:
-                _, value = ray.get([later.note, later.ref], timeout=LOOK_SECONDS)
-                later.value, later.good = unpack(value), True
+                got = ray.get([call.note, call.ref] if result else [call.note], timeout=LOOK_SECONDS)
+                call.good = True
+                return unpack(got[-1])
             except GetTimeoutError:
                 continue
             except RayError as error:
                 if not is_loss(error):
                     raise plain(error) from None
-                later.missing = isinstance(error, ObjectLostError) and not isinstance(error, RayTaskError)
-                self._mend([later])
-        return later.value
+                call.missing = isinstance(error, ObjectLostError) and not isinstance(error, RayTaskError)
+                self._mend([call])
+
+    def _all_made(self, calls: Iterable[Call]) -> None:
+        """Until all have been made: at once where nothing was lost, which is almost always."""
+        out = [call for call in calls if not call.good]
+        self._until_there([call.note for call in out])
+        try:
+            ray.get([call.note for call in out])
+        except RayError:
+            for call in out:
+                self._wait_for(call)
+        for call in out:
+            call.good = True
 
     def is_ready(self, later: Any) -> bool:
         """Whether waiting would not block."""
@@ -136,24 +154,24 @@ class Recovery:
         return not isinstance(later, Call) or bool(ray.wait([later.note], timeout=0)[0])
 
     def kept(self, points: Sequence[tuple[Call, tuple[Any, ...], dict[str, Any]]] = ()) -> None:
-        """From now on each role goes on from where it was saved, given the call that did, and what `load` takes; none: from now.
+        """From now on each role goes on from its snapshot, given the call that took it, and what `load` takes; none: from now.
 
-        What all roles were asked for before is forgotten, unless something of it is still to come. No role but the saved ones may
-        have been changed by it.
+        What all roles were asked for before is waited for, and forgotten. No role but the saved ones may have been changed by it.
         """
         loads = {
-            saved.role: Call(saved.role, "load", "starts", args, kwargs, saved.index, good=True) for saved, args, kwargs in points
+            taken.role: Call(taken.role, "load", "starts", args, kwargs, taken.index, good=True) for taken, args, kwargs in points
         }
         first = min((load.index for load in loads.values()), default=self.calls)
-        logs = {}
+        logs: dict[str, list[Call]] = {}
         for name, player in self.players.items():
             load = loads.get(name)
-            logs[name] = forget_before(player.log, load.index if load else first)
-            if load:  # in place of the call that saved it, and of what began it
+            log = [call for call in player.log if not (call.nature == "aside" and call.good)]  # they hold snapshots
+            logs[name] = forget_before(log, load.index if load else first)
+            if load:  # in place of the call that took the snapshot, and of what began the role before
                 logs[name] = [load, *(call for call in logs[name] if call.index > load.index)]
-        if self._all_made([call for name, player in self.players.items() for call in set(player.log).difference(logs[name])]):
-            for name, player in self.players.items():
-                player.log = logs[name]
+        self._all_made([call for name, player in self.players.items() for call in set(player.log).difference(logs[name])])
+        for name, player in self.players.items():
+            player.log = logs[name]
 
     # -- losses --
 
@@ -172,9 +190,11 @@ class Recovery:
     def _settle(self, mending: _Mending) -> list[Call]:
         """Waits until each call has been made or has failed; returns those that failed. Raises a role's own error, the first one's."""
         out = [call for player in self.players.values() for call in player.log if not call.good]
-        self._until_there([call.note for call in out])
+        self._until_there([call.note for call in out if call.nature != "aside"])
         failed = []
         for call in sorted(out, key=lambda call: call.index):
+            if call.nature == "aside" and not self.is_ready(call):
+                continue  # it holds nobody up
             error = _error(call.note)
             call.good = error is None
             if error is None:
@@ -187,7 +207,8 @@ class Recovery:
 
     def _note_loss(self, call: Call, error: BaseException, mending: _Mending) -> None:
         cause = cause_of(error)
-        if is_gone(error) and call.role not in mending.gone:
+        lately = call.process is self.players[call.role].process  # and not one that has long been replaced
+        if is_gone(error) and lately and call.role not in mending.gone:
             mending.gone[call.role] = reason_of(error)
             mending.anew.add(call.role)
         if isinstance(cause, ObjectLostError):
@@ -204,7 +225,8 @@ class Recovery:
             if name in anew:
                 player.turns = 0
             else:  # what failed is the end of its queue: one call was not made, and none after it
-                player.turns = min((c.turn for c in failed if c.role == name and not c.missing), default=player.turns)
+                ended = (c.turn for c in failed if c.role == name and c.nature != "aside" and not c.missing)
+                player.turns = min(ended, default=player.turns)
         replayed = []
         for call in again:
             there = call.good and not call.missing
@@ -264,9 +286,12 @@ class Recovery:
     def _send(self, call: Call) -> tuple[Any, Any]:
         """Hands a call to its role's process, with the results of others as they are to be had now."""
         player = self.players[call.role]
-        call.turn, player.turns = player.turns, player.turns + 1
+        call.process = player.process
         given = [arg.ref if isinstance(arg, Call) else arg for arg in call.args]
         named = {name: arg.ref if isinstance(arg, Call) else arg for name, arg in call.kwargs.items()}
+        if call.nature == "aside":
+            return player.process.aside(call.method, *given, **named)
+        call.turn, player.turns = player.turns, player.turns + 1
         return player.process.call(call.turn, call.method, *given, **named)
 
     def _until_there(self, refs: list[Any]) -> None:
@@ -280,11 +305,6 @@ class Recovery:
                 said = missing
             if missing and self.audience.gives_up():
                 raise KeyboardInterrupt
-
-    def _all_made(self, calls: list[Call]) -> bool:
-        """Whether none of them is still to come or has failed; doesn't wait."""
-        notes = [call.note for call in calls if not call.good]
-        return not notes or (not ray.wait(notes, num_returns=len(notes), timeout=0)[1] and not any(map(_error, notes)))
 
 
 def _error(ref: Any) -> RayError | None:

@@ -22,7 +22,7 @@ class Packed:
 
 
 def pack(value: Any) -> Any:
-    """Tensors, also those in a record's fields, → arrays in host memory."""
+    """Tensors, also those in a record's fields and in a dictionary, → arrays in host memory."""
     if isinstance(value, Tensor):
         host = value.detach().cpu()
         if host.dtype == torch.bfloat16:
@@ -45,4 +45,7 @@ def _each_field(value: Any, change: Any) -> Any:
         # Settings and folders are records too: they pass as they are.
         same = all(changed[name] is getattr(value, name) for name in changed)
         return value if same else dataclasses.replace(value, **changed)
+    if isinstance(value, dict):
+        given = {name: change(each) for name, each in value.items()}
+        return value if all(given[name] is value[name] for name in value) else given
     return value

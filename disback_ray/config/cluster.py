@@ -50,14 +50,24 @@ class Roles(Frozen):
 
 
 class RecoveryLimits(Frozen):
-    """A role whose process is lost is put up again, unless that happens more than `losses` times within `within` seconds."""
+    """A role whose process is lost is put up again, unless that happens more than `losses` times within `within` seconds.
+
+    log_mb: what its calls since the last checkpoint may hold in the object store, which spills to disk; then there is a checkpoint.
+    """
 
     losses: Annotated[int, Ge(0)] = 5
     within: Positive = 60.0
+    log_mb: Count = 1024
+
+
+class Checkpoints(Frozen):
+    """keep: so many of each stage stay in a run's folder, the newest ones; how often they are made is the recipe's to say."""
+
+    keep: Count = 2
 
 
 class ClusterConfig(Frozen):
-    """cluster.yaml: where Ray is, what each role gets, where runs are stored, and when a role that is lost ends the run."""
+    """cluster.yaml: where Ray is, what each role gets, where runs are stored, and what is done against losses."""
 
     address: str = "local"
     storage: str = "runs"
@@ -65,3 +75,4 @@ class ClusterConfig(Frozen):
     recipe: str | None = None
     roles: Roles = Roles()
     recovery: RecoveryLimits = RecoveryLimits()
+    checkpoints: Checkpoints = Checkpoints()

@@ -188,7 +188,7 @@ def test_going_on_from_its_file_is_going_straight_on(
     stage = troupe.play(left, plan)
     for _ in range(3):  # not `upto`: the last step of all learns all that is left
         next(stage)
-    proofs = [role.save(checkpoint)["sha256"] for role in (left.fake_score, left.generator)]
+    proofs = [role.write(role.snapshot(), checkpoint)["sha256"] for role in (left.fake_score, left.generator)]
     again = troupe.cast()
     again.fake_score.load(checkpoint, stage=backtracking.STAGE, sha256=proofs[0])
     again.generator.load(checkpoint, sha256=proofs[1])
@@ -201,7 +201,7 @@ def test_going_on_from_its_file_is_going_straight_on(
 
 def test_a_file_that_is_not_its_own_is_refused(troupe: Any) -> None:
     cast, _ = opened(troupe)
-    proof = cast.fake_score.save(troupe.path)
+    cast.fake_score.write(cast.fake_score.snapshot(), troupe.path)
     with pytest.raises(CheckpointError, match="is not what was written"):
         cast.fake_score.load(troupe.path, stage=backtracking.STAGE, sha256="0" * 64)
     proof = troupe.path.write_tensors("fake_score.safetensors", {"weights.other": torch.ones(1), "version": torch.tensor(1)})

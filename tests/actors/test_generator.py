@@ -165,7 +165,7 @@ def test_its_export_is_averaged_and_raw_weights_and_settings(generator: Generato
 
 
 def test_after_a_load_nothing_of_before_is_left(generator: Generator, troupe: Any) -> None:
-    proof = generator.save(troupe.path)
+    proof = generator.write(generator.snapshot(), troupe.path)
     before = generator.digest()
     sample = descend(generator, 0)
     generator.propose(replace(BATCH, first=12))
@@ -179,7 +179,7 @@ def test_after_a_load_nothing_of_before_is_left(generator: Generator, troupe: An
 
 
 def test_a_file_that_is_not_its_own_is_refused(generator: Generator, troupe: Any) -> None:
-    generator.save(troupe.path)
+    generator.write(generator.snapshot(), troupe.path)
     with pytest.raises(CheckpointError, match="is not what was written"):
         generator.load(troupe.path, sha256="0" * 64)
     tensors = troupe.path.read_tensors("generator.safetensors")
