@@ -98,9 +98,15 @@ def locked(folder: Folder) -> Iterator[Lock]:
     """
     refuse_if_held(folder)
     lock = Lock(folder)
-    lock.renew()
+    failure = None
+    try:
+        lock.renew()
+    except CheckpointError as error:  # also where two write it at the same time
+        failure = error
     time.sleep(SETTLE_SECONDS)  # two may have begun at the same time: the last one to write has it
     refuse_if_held(folder, by_other_than=lock.mine["key"])
+    if failure:
+        raise failure
     thread = threading.Thread(target=lock.keep, daemon=True)
     thread.start()
     try:

@@ -184,7 +184,9 @@ def test_a_damaged_checkpoint_is_passed_over(tiny: Any, ring8: Path, tmp_path: P
     said, watch = play(more=["--in-process", "--set", f"cluster.storage={tiny.storage}"])
     assert watch.starts["backtracking"] == 10
     refused = [line for line in said.err.splitlines() if "refused" in line]
-    assert refused == [f"checkpoint {newest.name} is refused: {file} is not what was written: its SHA-256 differs from the manifest's"]
+    assert refused == [
+        f"checkpoint {newest.name} is refused: {file} is not what was written: its SHA-256 differs from the manifest's"
+    ]
     tiny.assert_equal(out, ring8, pictures=False)
 
 
@@ -193,8 +195,9 @@ def test_a_full_disk_is_one_line_and_costs_nothing(tiny: Any, ring8: Path, comma
     """Once there is room again, the run goes on from the newest whole checkpoint."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    needed = sum(file.stat().st_size for file in ring8.rglob("*") if file.is_file())
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={needed * 6 // 10 // 4096 * 4}k", "tmpfs", disk], check=False).returncode:
+    needed = sum(len(data) // 4096 + 1 for data in (f.read_bytes() for f in ring8.rglob("*.safetensors"))) * 4
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={needed * 8 // 10}k", "tmpfs", disk]
+    if subprocess.run(mount, check=False).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
         words = tiny.arguments("ring8", disk / "run", "--in-process")
@@ -203,8 +206,8 @@ def test_a_full_disk_is_one_line_and_costs_nothing(tiny: Any, ring8: Path, comma
         last = said.err.splitlines()[-1]
         assert last.startswith(f"disback-ray: can't write {disk}/run/")
         assert "No space left" in last
-        assert newest_checkpoint(Folder.at(disk / "run"), "backtracking") is not None
-        subprocess.run(["mount", "-o", f"remount,size={needed * 4 // 1024}k", disk], check=True)
+        assert any(newest_checkpoint(Folder.at(disk / "run"), stage) for stage in ("recording", "backtracking"))
+        subprocess.run(["mount", "-o", f"remount,size={needed * 8}k", disk], check=True)
         assert command(*words).status == 0
         tiny.assert_equal(disk / "run", ring8, pictures=False)
     finally:
