@@ -106,11 +106,9 @@ def check_noise(recipe: Recipe, spec: DenoiserSpec) -> None:
     if spec.schedule is None:
         return
     least, most = spec.schedule.sigma_min, spec.schedule.sigma_max
-    ranges = {
-        "fit_noise": span(recipe.fit_noise),
-        "backtracking.noise": span(recipe.backtracking.noise),
-        "student.sigma_init": (recipe.student.sigma_init, recipe.student.sigma_init),
-    }
+    ranges = {"fit_noise": span(recipe.fit_noise), "backtracking.noise": span(recipe.backtracking.noise)}
+    if recipe.student.network == "teacher":
+        ranges["student.sigma_init"] = (recipe.student.sigma_init, recipe.student.sigma_init)
     for key, (low, high) in ranges.items():
         if low < least * (1 - ROUNDING) or high > most * (1 + ROUNDING):
             levels = f"σ of {low:.4g} … {high:.4g}" if high > low else f"σ = {low:.4g}"

@@ -81,6 +81,7 @@ def write_ddpm(folder: Path, *, classes: int = 0, prediction: str = "epsilon", s
     arguments: dict[str, Any] = {
         "sample_size": SIDE, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 8,
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "flip_sin_to_cos": False, "freq_shift": 1, "downsample_padding": 0,  # as there, for weights that were once TensorFlow's
     }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

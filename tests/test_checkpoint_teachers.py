@@ -336,6 +336,29 @@ def test_samples_of_a_ddpm_by_either_sampler(tmp_path: Path, capsys: pytest.Capt
     assert (facts["images"], facts["σ"]) == ("3 × 8 × 8 (channels, height, width), in [-1, 1]", "0.01 … 157.4, of its times")
 
 
+def test_a_ddpm_with_classes_and_v_is_distilled_and_drawn_from_with_its_classes(tmp_path: Path) -> None:
+    write_ddpm(tmp_path / "ddpm", classes=4, prediction="v_prediction")
+    noise = {"kind": "timesteps", "low": 20, "high": 980}
+    teacher = {"checkpoint": str(tmp_path / "ddpm"), "format": "diffusers", "sampling_steps": 2}
+    recipe = json.loads(recipe_file(tmp_path, "").read_text()) | {"teacher": teacher, "fit_noise": noise}
+    recipe["backtracking"] |= {"noise": noise}
+    recipe["student"] = {"sigma_init": 150.0}
+    (tmp_path / "mine.yaml").write_text(json.dumps(recipe))
+    cluster = ClusterConfig(storage=str(tmp_path / "storage"))
+    result = disback_ray.run(tmp_path / "mine.yaml", cluster=cluster, out=tmp_path / "run", in_process=True)
+    assert result.classes == 4
+    assert torch.isfinite(result.generate(4)).all()
+    assert not torch.allclose(result.generate(2, labels=[1, 1])[0], result.generate(2, labels=[3, 1])[0])
+    for options, says in (
+        ({"expects": {"classes": 0}}, "classes is 4, and the recipe is for 0"),
+        ({"expects": {"resolution": 32}}, "resolution is 8, and the recipe is for 32"),
+    ):
+        (tmp_path / "mine.yaml").write_text(json.dumps(recipe | {"teacher": teacher | options}))
+        with pytest.raises(CheckpointError, match=rf"^teacher\.checkpoint: {tmp_path}/ddpm: its {says}"):
+            disback_ray.run(tmp_path / "mine.yaml", cluster=cluster, out=tmp_path / "other", in_process=True)
+    assert not (tmp_path / "other").exists()
+
+
 # ---- samples
 
 
