@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from disback_ray.actors.company import Places, denoiser_spec, student_spec
+from disback_ray.actors.company import Places, denoiser_spec, sigma_init, student_spec
 from disback_ray.actors.recovery import Recovered
 from disback_ray.algorithms.noise import span
-from disback_ray.config import Recipe, Teacher, TeacherModule
+from disback_ray.config import Recipe, Teacher, TeacherModule, TextTeacher
+from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import NoData
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.interruption import Stop
@@ -25,6 +26,7 @@ from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import import_teacher
 from disback_ray.teachers.own import keep_module
 from disback_ray.teachers.saved import is_saved, load_spec
+from disback_ray.teachers.text_teacher import import_text_teacher, save_lora_student
 from disback_ray.teachers.training import TeacherPlan
 
 ROUNDING = 1e-3
@@ -94,11 +96,26 @@ def teacher_folder(recipe: Recipe, cache: Folder) -> Folder:
         with _named("teacher"):
             return keep_module(cache, asked.spec, weights=asked.weights)
     try:
+        if isinstance(asked, TextTeacher):
+            assert isinstance(recipe.data, PromptsData)
+            folder = import_text_teacher(cache, asked.checkpoint, recipe.data, asked.expects)
+            check_noise(recipe, load_spec(folder))
+            return folder
         folder = import_teacher(cache, asked.checkpoint, format=asked.format, scalings=asked.scalings, expected=asked.expects)
     except CheckpointError as error:
         raise CheckpointError(f"teacher.checkpoint: {error}") from None
     check_noise(recipe, load_spec(folder))
     return folder
+
+
+def student_folder(recipe: Recipe, cache: Folder, teacher: Folder) -> Folder | None:
+    """The denoiser that the student starts as, where it isn't the teacher: that with a LoRA. Raises CheckpointError."""
+    if recipe.student.lora is None:
+        return None
+    try:
+        return save_lora_student(cache, teacher, recipe.student.lora)
+    except CheckpointError as error:
+        raise CheckpointError(f"student.lora: {error}") from None
 
 
 def check_noise(recipe: Recipe, spec: DenoiserSpec) -> None:
@@ -108,7 +125,7 @@ def check_noise(recipe: Recipe, spec: DenoiserSpec) -> None:
     least, most = spec.schedule.sigma_min, spec.schedule.sigma_max
     ranges = {"fit_noise": span(recipe.fit_noise), "backtracking.noise": span(recipe.backtracking.noise)}
     if recipe.student.network == "teacher":
-        ranges["student.sigma_init"] = (recipe.student.sigma_init, recipe.student.sigma_init)
+        ranges["student.sigma_init"] = (sigma_init(recipe, spec),) * 2
     for key, (low, high) in ranges.items():
         if low < least * (1 - ROUNDING) or high > most * (1 + ROUNDING):
             levels = f"σ of {low:.4g} … {high:.4g}" if high > low else f"σ = {low:.4g}"
@@ -148,7 +165,7 @@ def _named(key: str) -> Iterator[None]:
 def teacher_plan(recipe: Recipe) -> TeacherPlan:
     """All that decides a trained teacher's weights; its hash names the folder that runs share."""
     assert isinstance(recipe.teacher, Teacher)
-    assert not isinstance(recipe.data, NoData)
+    assert not isinstance(recipe.data, NoData | PromptsData)
     training = recipe.teacher.training
     return TeacherPlan(
         spec=denoiser_spec(recipe), data=recipe.data, steps=training.steps, batch=training.batch,

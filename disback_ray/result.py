@@ -22,7 +22,7 @@ from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read
 from disback_ray.teachers.drawing import Sampler, draw_from_teacher, draws_in_one_step, most_steps, sampler_of
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.saved import SETTINGS as SETTINGS_OF_DENOISER
-from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly, refuse_modules
+from disback_ray.teachers.saved import WEIGHTS, built, load_denoiser, load_spec, refuse_modules
 
 DEFAULT_STEPS: dict[Sampler, int] = {"heun": 18, "ddim": 50}
 
@@ -126,9 +126,8 @@ class RunResult:
         settings, folder = self._settings(), self.folder / "generator"
         spec = GeneratorSpec.from_json(settings)
         refuse_modules(spec, where=folder.uri, trust=self.trust_modules)
-        network = spec.build()
-        load_strictly(network, folder.read_tensors(WEIGHTS, sha256=settings["weights"]["sha256"]), where=folder.uri)
-        return spec, network
+        weights = folder.read_tensors(WEIGHTS, sha256=settings["weights"]["sha256"])
+        return spec, built(spec, spec.build, weights, where=folder.uri)
 
 
 def load_run(folder: str | Path, *, trust_modules: bool = False) -> RunResult:

@@ -9,7 +9,7 @@ from disback_ray.actors.company import Places
 from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe, resolved
 from disback_ray.errors import ConfigError, DisbackError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
-from disback_ray.production import Production, Stopped, check_networks, teacher_folder
+from disback_ray.production import Production, Stopped, check_networks, student_folder, teacher_folder
 from disback_ray.progress import OnConsole, Silent, Watcher
 from disback_ray.rehearsal import Rehearsal
 from disback_ray.report import render
@@ -18,6 +18,7 @@ from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, check_teac
 from disback_ray.run_lock import LOCK, locked, refuse_if_held
 from disback_ray.storage import Folder
 from disback_ray.teachers.saved import is_saved
+from disback_ray.teachers.text_teacher import is_encoded, text_network
 from disback_ray.theatre import theatre
 from disback_ray.tiny import tiny_overrides
 
@@ -90,8 +91,12 @@ def _produce(
 ) -> RunResult:  # fmt: skip
     """All stages. Whatever ends them early, what there is stays in the folder, with a summary and a report of it."""
     cache = storage / CACHE
-    places = Places(teacher_folder(recipe, cache), folder, cache)
-    check_networks(recipe, places.teacher)
+    teacher = teacher_folder(recipe, cache)
+    places = Places(teacher, folder, cache, student_folder(recipe, cache, teacher))
+    network = text_network(teacher)
+    silent = network is not None and not is_encoded(network)
+    trains = not is_saved(teacher)
+    check_networks(recipe, teacher)
     if not fresh:
         check_teacher(folder, places.teacher)
     refuse_if_held(folder)
@@ -100,7 +105,7 @@ def _produce(
         contextlib.ExitStack() as held,
     ):
         stop.listen()
-        stage.check(trains_teacher=not is_saved(places.teacher))
+        stage.check(first="teacher_trainer" if trains else "prompt_encoder" if silent else None)
         lock = held.enter_context(locked(folder))
         if fresh:
             folder.clear()
@@ -112,10 +117,14 @@ def _produce(
         production.save_summary()
         try:
             with production.stage("teacher"):
-                if isinstance(recipe.teacher, Teacher) and not is_saved(places.teacher):
+                if isinstance(recipe.teacher, Teacher) and trains:
                     watch.stage("training the teacher", steps=recipe.teacher.training.steps)
                     with stop.at_a_good_moment():
                         stage.train_teacher(production)
+            if network is not None and silent:
+                with production.stage("prompts"):
+                    watch.stage("loading the text encoders")
+                    stage.encode_prompts(production, network)
             with production.stage("casting"):
                 rehearsal = Rehearsal(production, stage.cast(production))
                 production.save_summary()  # where each role runs

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,11 @@ class Folder:
     def name(self) -> str:
         return self._split()[0].rstrip("/").rpartition("/")[2]
 
+    @property
+    def parent(self) -> "Folder":
+        where, options = self._split()
+        return Folder(where.rstrip("/").rpartition("/")[0] + options)
+
     def _split(self) -> tuple[str, str]:
         """The place and the options of a URI such as s3://bucket/runs?region=…"""
         where, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
@@ -98,6 +104,27 @@ class Folder:
             filesystem.move(f"{target}{ASIDE}", target)
             if isinstance(filesystem, fs.LocalFileSystem):
                 _to_disk(os.path.dirname(target))
+
+    def put(self, name: str, file: Path) -> None:
+        """Takes a file of this machine's in, without a second copy of it where both are on one disk. Raises CheckpointError."""
+        filesystem, path = self._open()
+        target = f"{path}/{name}"
+        source = file.resolve()
+        with _one_line(f"copy {file} to {self.uri}/{name}"):
+            filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            if self.is_local:
+                aside = Path(f"{target}{ASIDE}")
+                aside.unlink(missing_ok=True)
+                try:
+                    os.link(source, aside)
+                except OSError:
+                    shutil.copyfile(source, aside)
+                    _to_disk(str(aside))
+                aside.replace(target)
+                _to_disk(os.path.dirname(target))
+            else:
+                fs.copy_files(str(source), f"{target}{ASIDE}", fs.LocalFileSystem(), filesystem)
+                filesystem.move(f"{target}{ASIDE}", target)
 
     @contextmanager
     def here(self) -> Iterator[Path]:
@@ -187,16 +214,28 @@ class Folder:
 
     def verify(self, proof: Mapping[str, Any]) -> None:
         """Raises CheckpointError unless the file that the proof {file, bytes, sha256} names is there as it was written."""
-        if hashlib.sha256(self.read(proof["file"])).hexdigest() != proof["sha256"]:
+        if self._sha256(proof["file"]) != proof["sha256"]:
             raise CheckpointError(f"{self.uri}/{proof['file']} is not what was written: its SHA-256 differs from the manifest's")
 
+    def _sha256(self, name: str) -> str:
+        filesystem, path = self._open()
+        with _one_line(f"read {self.uri}/{name}"), filesystem.open_input_stream(f"{path}/{name}") as stream:
+            sha = hashlib.sha256()
+            while part := stream.read(1 << 22):
+                sha.update(part)
+        return sha.hexdigest()
+
     def read_tensors(self, name: str, *, sha256: str | None = None) -> dict[str, Tensor]:
-        """Reads safetensors. Raises CheckpointError where the file is missing, damaged, or not the one that was written."""
-        data = self.read(name)
-        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            raise CheckpointError(f"{self.uri}/{name} is not what was written: its SHA-256 differs from the manifest's")
+        """Reads safetensors; on this machine it maps them, and no second copy is in memory.
+
+        Raises CheckpointError where the file is missing, damaged, or not the one that was written.
+        """
+        if sha256 is not None:
+            self.verify({"file": name, "sha256": sha256})
         try:
-            return safetensors.torch.load(data)
+            if self.is_local and self.has(name):
+                return safetensors.torch.load_file(self.local_path / name)
+            return safetensors.torch.load(self.read(name))
         except SafetensorError as error:
             raise CheckpointError(f"{self.uri}/{name} is damaged: {_first_line(error)}") from None
 

@@ -1,6 +1,6 @@
 """Where a run is played: on Ray, or all in this process. Both train the teacher and put the cast on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -8,14 +8,23 @@ import torch
 
 from disback_ray.actors.bundles import check
 from disback_ray.actors.company import Company, in_process, on_ray
+from disback_ray.actors.on_ray import OnRay as Process
+from disback_ray.actors.on_ray import Part
 from disback_ray.actors.placement import Placement, place
+from disback_ray.actors.prompt_encoder import PromptEncoder, encode_all
+from disback_ray.actors.recovery import Recovery
 from disback_ray.actors.session import attach
 from disback_ray.actors.teacher_trainer import train_on_ray
 from disback_ray.config import ClusterConfig, RoleResources
+from disback_ray.data.prompts import PromptsData
+from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.production import Production, Stopped, teacher_plan
 from disback_ray.progress import Watcher
+from disback_ray.run_folder import CONFIG
+from disback_ray.storage import Folder
 from disback_ray.teachers.training import train_teacher
 
+BEFORE_THE_CAST = ("teacher_trainer", "prompt_encoder")
 LOCAL_PLACEMENT_SECONDS = 10.0
 """A private cluster doesn't grow: what can't be placed at once never will be."""
 
@@ -23,9 +32,11 @@ LOCAL_PLACEMENT_SECONDS = 10.0
 class Theatre(Protocol):
     """See OnRay and InProcess."""
 
-    def check(self, *, trains_teacher: bool) -> None: ...
+    def check(self, *, first: str | None) -> None: ...
 
     def train_teacher(self, production: Production) -> None: ...
+
+    def encode_prompts(self, production: Production, network: TextUNetSpec) -> None: ...
 
     def cast(self, production: Production) -> Company: ...
 
@@ -36,7 +47,7 @@ class InProcess:
     def __init__(self, cluster: ClusterConfig) -> None:
         self.roles = cluster.roles.by_name()
 
-    def check(self, *, trains_teacher: bool) -> None:
+    def check(self, *, first: str | None) -> None:
         """There is nothing to be placed."""
 
     def train_teacher(self, production: Production) -> None:
@@ -49,6 +60,12 @@ class InProcess:
 
         torch.set_num_threads(self.roles["teacher_trainer"].threads)
         train_teacher(teacher_plan(production.recipe), production.places.teacher, report=report)
+
+    def encode_prompts(self, production: Production, network: TextUNetSpec) -> None:
+        """The text encoders are gone before the cast is built. Raises Stopped, CheckpointError."""
+        torch.set_num_threads(self.roles["prompt_encoder"].threads)
+        made, arguments = encoder_part(production, network)
+        encode_all(made(**arguments), wait=lambda value: value, report=_reporter(production))
 
     def cast(self, production: Production) -> Company:
         production.watch.stage("building the cast")
@@ -65,11 +82,14 @@ class OnRay:
         self.timeout = min(cluster.placement_timeout, LOCAL_PLACEMENT_SECONDS) if private else cluster.placement_timeout
         self.placement: Placement | None = None
 
-    def check(self, *, trains_teacher: bool) -> None:
-        """Reserves the cast's devices, so that what can't be placed is said before anything is written. Raises PlacementError."""
+    def check(self, *, first: str | None) -> None:
+        """Reserves the cast's devices, so that what can't be placed is said before anything is written. Raises PlacementError.
+
+        first: a role that is needed before the cast.
+        """
         self.watch.stage("placing the cast")
-        if trains_teacher:
-            place({"teacher_trainer": self.roles["teacher_trainer"]}, timeout=self.timeout).remove()
+        if first:
+            place({first: self.roles[first]}, timeout=self.timeout).remove()
         self.placement = place(_cast(self.roles), timeout=self.timeout)
 
     def train_teacher(self, production: Production) -> None:
@@ -88,6 +108,23 @@ class OnRay:
         plan, folder = teacher_plan(production.recipe), production.places.teacher
         if not train_on_ray(plan, folder, trainer, gpus=gpus, watch=watch):
             raise Stopped
+
+    def encode_prompts(self, production: Production, network: TextUNetSpec) -> None:
+        """In a process that ends with the work. Raises Stopped, PlacementError, ClusterError, CheckpointError."""
+        self._release()  # the text encoders may need the very device that a role of the cast will have
+        name, part, run = "prompt_encoder", encoder_part(production, network), production.places.run
+        asked = self.roles[name]
+        placement = place({name: asked}, timeout=self.timeout)
+
+        def process() -> Process:
+            return Process(name, part, options=placement.options(name), threads=asked.threads, shared=run, proof=CONFIG)
+
+        try:
+            recovery = Recovery(self.limits, production, missing=placement.missing)
+            encoder = recovery.seat({name: (part[0], process)})[name]
+            encode_all(encoder, wait=recovery.wait, report=_reporter(production))
+        finally:
+            placement.remove()  # its process ends too
 
     def cast(self, production: Production) -> Company:
         """Raises PlacementError, ClusterError, and what building a role raises."""
@@ -111,8 +148,26 @@ class OnRay:
             self.placement = None
 
 
+def encoder_part(production: Production, network: TextUNetSpec) -> Part:
+    """The prompt encoder's class and arguments."""
+    data = production.recipe.data
+    assert isinstance(data, PromptsData)
+    return PromptEncoder, {"table": Folder(network.prompts), "pipeline": Folder(network.pipeline), "embeddings": data.embeddings}
+
+
+def _reporter(production: Production) -> Callable[[int, int], None]:
+    def report(done: int, shards: int) -> None:
+        if done == 1:
+            production.watch.stage("encoding the prompts", steps=shards)
+        production.watch.step(done, node=None, numbers={})
+        if production.stop.is_set():
+            raise Stopped
+
+    return report
+
+
 def _cast(roles: dict[str, RoleResources]) -> dict[str, RoleResources]:
-    return {name: asked for name, asked in roles.items() if name != "teacher_trainer"}
+    return {name: asked for name, asked in roles.items() if name not in BEFORE_THE_CAST}
 
 
 @contextmanager

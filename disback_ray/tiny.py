@@ -3,12 +3,14 @@
 import io
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from disback_ray.config import Recipe, Teacher, TeacherModule
+from disback_ray.config import Recipe, Teacher, TeacherModule, TextTeacher
+from disback_ray.config.loading import SHIPPED
 from disback_ray.evaluation.digit_judge import FEATURES
 from disback_ray.hugging_face import diffusers
 from disback_ray.networks.consistency_unet import ConsistencyUNet
@@ -17,6 +19,8 @@ from disback_ray.networks.imported import EDMNetwork
 from disback_ray.storage import Folder
 from disback_ray.teachers.edm_writer import edm_pickle
 from disback_ray.teachers.hub import INDEX
+from disback_ray.teachers.lora import FILE as LORA
+from disback_ray.tiny_pipelines import LATENT, write_lora, write_pipeline
 
 SIDE = 8
 STEPS = (
@@ -42,6 +46,8 @@ def tiny_overrides(recipe: Recipe, cache: Folder) -> list[str]:
         return [*common, *TRAINING, *([width] if width else [])]
     if isinstance(recipe.teacher, TeacherModule):
         return common
+    if isinstance(recipe.teacher, TextTeacher):
+        return [*common, *_text(recipe.teacher, cache / "tiny", lora=recipe.student.lora is not None)]
     expected = recipe.teacher.expects
     classes, network = expected.classes or 0, expected.network or "ddpmpp"
     is_edm = recipe.teacher.format == "edm"
@@ -89,9 +95,25 @@ def write_ddpm(folder: Path, *, classes: int = 0, prediction: str = "epsilon", s
     diffusers().DDPMPipeline(network, diffusers().DDPMScheduler(prediction_type=prediction)).save_pretrained(folder)
 
 
+def _text(teacher: TextTeacher, folder: Folder, *, lora: bool) -> list[str]:
+    """A pipeline and, for a student that wants one, a LoRA; and the prompts that are shipped for this."""
+    family = teacher.expects.family or "sd"
+    if not (folder / family).has(INDEX):
+        _saved(folder / family, lambda path: write_pipeline(path, family))
+    if lora and not (folder / "lora").has(LORA):
+        _saved(folder / "lora", write_lora)
+    files = {"teacher.checkpoint": (folder / family).uri, "data.file": str(SHIPPED / "prompts" / "few.txt")}
+    files |= {"student.lora": (folder / "lora").uri} if lora else {}
+    return [*(f"{key}={json.dumps(file)}" for key, file in files.items()), f"teacher.expects.pixels={2 * LATENT}"]
+
+
 def _ddpm_folder(folder: Folder, classes: int) -> None:
+    _saved(folder, lambda path: write_ddpm(path, classes=classes))
+
+
+def _saved(folder: Folder, write: Callable[[Path], None]) -> None:
     """The index is written last: a folder that has it is whole."""
     with tempfile.TemporaryDirectory() as aside:
-        write_ddpm(Path(aside), classes=classes)
+        write(Path(aside))
         for file in sorted(Path(aside).rglob("*.*"), key=lambda file: file.name == INDEX):
             folder.write(file.relative_to(aside).as_posix(), file.read_bytes())

@@ -88,7 +88,7 @@ def test_a_cluster_file_as_the_manual_has_it(tmp_path: Path) -> None:
         "ring8", "10.0.0.1:6379", "s3://bucket/runs", 7.0,
     )  # fmt: skip
     roles = cluster.roles.by_name()
-    assert set(roles) == {"teacher", "path_node", "fake_score", "generator", "evaluator", "teacher_trainer"}
+    assert set(roles) == {"teacher", "path_node", "fake_score", "generator", "evaluator", "teacher_trainer", "prompt_encoder"}
     assert (roles["teacher"].gpus, roles["teacher"].accelerator, roles["teacher"].replicas) == (1.0, "GeForce-RTX-3090", 2)
     assert (roles["path_node"].share, roles["path_node"].gpus) == ("teacher", None)
     assert (roles["generator"].gpus, roles["generator"].threads) == (0.5, 2)

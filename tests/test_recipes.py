@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import disback_ray
+from disback_ray.algorithms.noise import TimestepNoise
 from disback_ray.algorithms.path import Switch
-from disback_ray.config import ClusterConfig, TeacherFile, load_recipe, recipe_text, shipped
+from disback_ray.config import ClusterConfig, TeacherFile, TextTeacher, load_recipe, recipe_text, shipped
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.path_nodes import load_node
 from disback_ray.teachers.saved import load_denoiser
@@ -17,6 +19,7 @@ from disback_ray.teachers.saved import load_denoiser
 RECIPES = shipped("recipes")
 FROM_FILES = [name for name in RECIPES if isinstance(load_recipe(name).teacher, TeacherFile)]
 EDM = [name for name in FROM_FILES if name.endswith("-edm")]
+TEXT = [name for name in RECIPES if isinstance(load_recipe(name).teacher, TextTeacher)]
 CD = [name for name in FROM_FILES if name.endswith("-cd")]
 LIKE_EDM = [*EDM, "cifar10-ddim"]
 
@@ -41,7 +44,7 @@ def test_every_recipe_plays_two_steps_of_both_stages(name: str, storage: Path) -
     teacher = load_denoiser(Folder.at(storage / "teachers" / run.summary["teacher"])).state_dict()
     path = [teacher, *(load_node(run.folder / "path", node) for node in (1, 2))]
     assert len({digest(weights) for weights in path}) == 3, "each step of recording moved the copy"
-    assert bool(run.metrics) == (name not in FROM_FILES)
+    assert bool(run.metrics) == (name not in [*FROM_FILES, *TEXT])
 
 
 def _rows(run: disback_ray.RunResult) -> list[dict[str, object]]:
@@ -74,13 +77,27 @@ def test_the_paper_s_settings(name: str) -> None:
         assert (back.generator.kind, back.fake_score.kind) == ("sgd", "adamw")
 
 
+def test_the_paper_s_settings_for_sdxl() -> None:
+    recipe = load_recipe("sdxl")
+    assert recipe.recording.marks == tuple(range(100, 1001, 100))
+    assert (recipe.backtracking.steps, recipe.batch, recipe.student.init_timestep) == (50_000, 1, 399)
+    assert [switch.step for switch in recipe.switches] == list(range(0, 9001, 1000))
+    assert (recipe.backtracking.generator.kind, recipe.backtracking.fake_score.kind) == ("adam", "adam")
+    assert isinstance(recipe.teacher, TextTeacher)
+    assert (recipe.teacher.guidance, recipe.teacher.nodes_guidance) == (8.0, 8.0)
+    noise = recipe.backtracking.noise
+    assert isinstance(noise, TimestepNoise)
+    assert noise.sigma(torch.tensor([0.0, 0.999999])).tolist() == noise.schedule.sigmas[[20, 980]].tolist()
+
+
 def test_each_row_of_the_table_has_its_recipe() -> None:
+    assert set(TEXT) == {"sdxl", "sd15-lcm-lora"}
     assert set(FROM_FILES) == {*EDM, *CD, "cifar10-ddim"}
     assert set(EDM) == {"ffhq64-edm", "afhqv2-64-edm", "imagenet64-edm", "cifar10-edm"}
     assert set(CD) == {"ffhq64-cd", "afhqv2-64-cd", "imagenet64-cd", "lsun-bedroom-cd", "lsun-cat-cd"}
 
 
-@pytest.mark.parametrize("name", FROM_FILES)
+@pytest.mark.parametrize("name", [*FROM_FILES, *TEXT])
 def test_a_recipe_says_where_the_weights_are_and_what_it_chose_itself(name: str) -> None:
     text = recipe_text(name)
     assert "# Weights: " in text

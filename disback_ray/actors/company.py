@@ -19,11 +19,15 @@ from disback_ray.actors.placement import Placement
 from disback_ray.actors.recovery import Audience, Recovery
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast
-from disback_ray.config import Recipe, RecoveryLimits, RoleResources, Teacher
+from disback_ray.config import Recipe, RecoveryLimits, RoleResources, Teacher, TextTeacher
+from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, NoData, RingData
+from disback_ray.errors import ConfigError
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec
+from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.run_folder import CONFIG
 from disback_ray.storage import Folder
+from disback_ray.teachers.guidance import NONE
 from disback_ray.teachers.mixture import ExactMixture
 from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.saved import load_spec, refuse_modules
@@ -31,11 +35,15 @@ from disback_ray.teachers.saved import load_spec, refuse_modules
 
 @dataclass(frozen=True)
 class Places:
-    """The folders that the roles read and write: the teacher's, the run's, and the cache that runs share."""
+    """The folders that the roles read and write: the teacher's, the run's, the cache that runs share, and the student's start.
+
+    student: the denoiser that the student starts as, where it isn't the teacher.
+    """
 
     teacher: Folder
     run: Folder
     cache: Folder
+    student: Folder | None = None
 
 
 @dataclass(frozen=True)
@@ -61,21 +69,26 @@ class Company:
 def denoiser_spec(recipe: Recipe) -> DenoiserSpec:
     """The network that a recipe trains as its teacher."""
     assert isinstance(recipe.teacher, Teacher)
-    assert not isinstance(recipe.data, NoData)
+    assert not isinstance(recipe.data, NoData | PromptsData)
     return DenoiserSpec(recipe.teacher.network, recipe.data.shape, recipe.data.classes, recipe.teacher.sigma_data)
 
 
-def student_spec(recipe: Recipe, teacher: DenoiserSpec) -> GeneratorSpec:
-    """The generator of a recipe: the teacher's network or one of its own, for the teacher's samples."""
+def student_spec(recipe: Recipe, teacher: DenoiserSpec, *, start: DenoiserSpec | None = None) -> GeneratorSpec:
+    """The generator of a recipe: the teacher's network or one of its own, for the teacher's samples.
+
+    start: the teacher's network with what is added to it for the student, a LoRA. Raises ConfigError where the teacher doesn't know
+    the student's time.
+    """
     chosen = recipe.student.network
     network: DenoiserSpec | MLPSpec
     if chosen == "teacher":
-        network = teacher
+        network = start or teacher
     elif isinstance(chosen, MLPSpec):
         network = chosen
     else:
         network = DenoiserSpec(chosen, teacher.shape, teacher.classes, teacher.sigma_data)
-    return GeneratorSpec(network, teacher.shape, teacher.classes, recipe.student.sigma_init)
+    unit_noise = recipe.student.init_timestep is not None
+    return GeneratorSpec(network, teacher.shape, teacher.classes, sigma_init(recipe, teacher), unit_noise)
 
 
 def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
@@ -93,7 +106,12 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
         else None
     )
     own = student.network == "teacher"
-    spec = student_spec(recipe, teacher)
+    start = (places.student or places.teacher) if own else None
+    spec = student_spec(recipe, teacher, start=load_spec(start) if start else teacher)
+    latents = teacher.network if isinstance(teacher.network, TextUNetSpec) else None
+    guidance, nodes_guidance = NONE, NONE
+    if isinstance(recipe.teacher, TextTeacher):
+        guidance, nodes_guidance = recipe.teacher.guidance, recipe.teacher.nodes_guidance
     stages = {
         degradation.STAGE: StageSettings(max(recipe.recording.steps, 1), recipe.batch, recipe.recording.optimiser),
         backtracking.STAGE: StageSettings(
@@ -121,15 +139,25 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
                 "exact": exact,
                 "wire": wire,
                 "precision": precision.teacher,
+                "guidance": guidance,
             },
         ),
-        "path_node": (PathNode, {"copies": copies, "noise": back.noise, "wire": wire, "precision": precision.path_node}),
+        "path_node": (
+            PathNode,
+            {
+                "copies": copies,
+                "noise": back.noise,
+                "wire": wire,
+                "precision": precision.path_node,
+                "guidance": nodes_guidance,
+            },
+        ),
         "fake_score": (FakeScore, {"settings": fake, "copies": copies}),
         "generator": (
             Generator,
             {
                 "settings": generator,
-                "start": places.teacher if own else None,
+                "start": start,
             },
         ),
         "evaluator": (
@@ -143,9 +171,22 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
                 "samples": recipe.evaluation.samples,
                 "pictures": recipe.evaluation.pictures,
                 "seed": seed,
+                "latents": latents,
             },
         ),
     }
+
+
+def sigma_init(recipe: Recipe, teacher: DenoiserSpec) -> float:
+    """The σ at which the student is used: the recipe's, or that of its time. Raises ConfigError where the teacher has no such time."""
+    time = recipe.student.init_timestep
+    if time is None:
+        return recipe.student.sigma_init
+    known = teacher.schedule.steps if teacher.schedule else 0
+    if teacher.schedule is None or time >= known:
+        what = f"the teacher knows times of 0 … {known - 1}" if known else "the teacher knows no times; give student.sigma_init"
+        raise ConfigError(f"student.init_timestep: {time}: {what}")
+    return float(teacher.schedule.sigmas[time])
 
 
 class Here:

@@ -8,14 +8,17 @@ from torch import Tensor
 
 from disback_ray.actors.calls import looks
 from disback_ray.algorithms.records import Drawn
+from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import DataSpec, DigitsData, NoData
 from disback_ray.errors import CheckpointError
 from disback_ray.evaluation.digit_judge import DigitJudge
 from disback_ray.evaluation.digit_measures import DigitMeasures
 from disback_ray.evaluation.pictures_only import PicturesOnly
 from disback_ray.evaluation.point_measures import PointMeasures
+from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.pictures import score_fields, snapshots
 from disback_ray.storage import Folder
+from disback_ray.teachers.latents import LatentDecoder
 
 JUDGE = "judge.safetensors"
 FRAMES = "frames"
@@ -27,7 +30,7 @@ class Evaluator:
 
     def __init__(
         self,
-        data: DataSpec | NoData,
+        data: DataSpec | NoData | PromptsData,
         *,
         shape: tuple[int, ...],
         classes: int,
@@ -36,16 +39,17 @@ class Evaluator:
         samples: int | None,
         pictures: int,
         seed: int,
+        latents: TextUNetSpec | None = None,
     ) -> None:
         """shape, classes: of the generator's samples; cache: where the digits' judge is kept; samples: None for the measure's own number.
 
-        Without data there are pictures and no measures.
+        latents: the network that they are of, where they are latents. Without data there are pictures and no measures.
         """
         self.run = run
         self.pictures = pictures
         self.measures: DigitMeasures | PointMeasures | PicturesOnly
-        if isinstance(data, NoData):
-            self.measures = PicturesOnly(shape, classes)
+        if isinstance(data, NoData | PromptsData):
+            self.measures = PicturesOnly(shape, classes, LatentDecoder(latents) if latents else None)
         elif isinstance(data, DigitsData):
             judge = _judge(cache)
             self.measures = DigitMeasures(judge, conditional=data.conditional, samples=samples, seed=seed)

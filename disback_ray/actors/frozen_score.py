@@ -12,7 +12,8 @@ from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
 from disback_ray.networks.precision import FrozenPrecision, set_precision
 from disback_ray.storage import Folder, digest
-from disback_ray.teachers.drawing import draw_from_teacher
+from disback_ray.teachers.drawing import draw_from_teacher, most_at_once
+from disback_ray.teachers.guidance import NONE, guided
 from disback_ray.teachers.mixture import ExactMixture
 from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.prefetch import Prefetch
@@ -23,14 +24,22 @@ SCORE_TAG = "score"
 
 
 class FrozenScore:
-    """A denoiser without gradients. node: which of the path's it is, None while nothing is loaded."""
+    """A denoiser without gradients. node: which of the path's it is, None while nothing is loaded; guidance: of its scores, 1 for none."""
 
     def __init__(
-        self, denoiser: nn.Module, *, noise: NoiseLaw, node: int | None, wire: WireDtype, precision: FrozenPrecision
+        self,
+        denoiser: nn.Module,
+        *,
+        noise: NoiseLaw,
+        node: int | None,
+        wire: WireDtype,
+        precision: FrozenPrecision,
+        guidance: float = NONE,
     ) -> None:
         self.device = best_device()
         set_precision(denoiser.requires_grad_(False), precision)
         self.denoiser = denoiser.to(self.device)
+        self.guidance = guidance
         self.noise = noise
         self.node = node
         self.wire = wire
@@ -44,7 +53,7 @@ class FrozenScore:
         x0 = sample.x0.to(self.device, torch.float32)
         noisy = add_noise(x0, sample.batch, law=self.noise, tag=SCORE_TAG)
         condition = None if sample.condition is None else sample.condition.to(self.device)
-        value = score_of(self.denoiser, noisy.x_t, noisy.sigma, condition=condition)
+        value = score_of(guided(self.denoiser, self.guidance), noisy.x_t, noisy.sigma, condition=condition)
         if not torch.isfinite(value).all():
             raise NonFiniteError(f"the score of node {self.node} has NaN or Inf at step {sample.batch.step}")
         return Score(sample.batch, rounded(value, self.wire), self.node)
@@ -74,31 +83,40 @@ class FrozenTeacher(FrozenScore):
         exact: ExactMixture | None = None,
         wire: WireDtype = "fp32",
         precision: FrozenPrecision = "fp32",
+        guidance: float = NONE,
     ) -> None:
         """exact: where the mixture is known, its exact score, used in place of the folder's network.
 
         Raises CheckpointError where the folder holds no whole denoiser.
         """
-        super().__init__(exact or load_denoiser(folder), noise=noise, node=0, wire=wire, precision=precision)
+        denoiser = exact or load_denoiser(folder)
+        super().__init__(denoiser, noise=noise, node=0, wire=wire, precision=precision, guidance=guidance)
 
     @looks
     def draw(self, wanted: Drawn, *, seed: int, steps: int) -> Drawn:
         """The teacher's own samples for the shape and classes of `wanted`; steps: of those that take several."""
 
         def sample(z: Tensor, condition: Tensor | None) -> Tensor:
-            return draw_from_teacher(self.denoiser, z, condition, steps=steps)
+            return draw_from_teacher(self.denoiser, z, condition, steps=steps, guidance=self.guidance)
 
-        return Drawn(draw_in_chunks(sample, wanted, seed=seed, device=self.device), wanted.condition)
+        most = most_at_once(self.denoiser)
+        return Drawn(draw_in_chunks(sample, wanted, seed=seed, device=self.device, most=most), wanted.condition)
 
 
 class PathNode(FrozenScore):
     """s_θ'_i: one node at a time."""
 
     def __init__(
-        self, copies: PathCopies, *, noise: NoiseLaw, wire: WireDtype = "fp32", precision: FrozenPrecision = "fp32"
+        self,
+        copies: PathCopies,
+        *,
+        noise: NoiseLaw,
+        wire: WireDtype = "fp32",
+        precision: FrozenPrecision = "fp32",
+        guidance: float = NONE,
     ) -> None:
         """Raises CheckpointError where the teacher's folder, which says what network it is, is not whole; ConfigError without PEFT."""
-        super().__init__(copies.build(), noise=noise, node=None, wire=wire, precision=precision)
+        super().__init__(copies.build(), noise=noise, node=None, wire=wire, precision=precision, guidance=guidance)
         self.copies = copies
         self.next = Prefetch(copies)
 

@@ -21,8 +21,11 @@ from disback_ray.networks.checkpointing import checkpoint_gradients
 from disback_ray.networks.precision import Precision, set_precision
 from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.storage import Folder, digest
-from disback_ray.teachers.saved import WEIGHTS, load_strictly, restore
+from disback_ray.teachers.drawing import most_at_once
+from disback_ray.teachers.saved import WEIGHTS, built, load_weights, restore
 
+DENOISER = "denoiser."
+"""What a denoiser's weights' names begin with in a one-step generator."""
 SETTINGS, RAW_WEIGHTS, CHECKPOINT = "generator.json", "raw.safetensors", "generator.safetensors"
 
 
@@ -58,9 +61,7 @@ class Generator:
         """
         self.device = best_device()
         self.settings = settings
-        network = settings.spec.build(seed=settings.seed)
-        if start is not None:
-            load_strictly(inner(network), start.read_tensors(WEIGHTS), where=start.uri)
+        network = settings.spec.build(seed=settings.seed) if start is None else self._started(settings, start)
         set_precision(network, settings.precision)
         if settings.checkpointing:
             checkpoint_gradients(network)
@@ -71,6 +72,11 @@ class Generator:
         self.graphs: dict[Batch, Tensor | None] = {}
         self.norms: list[float] = []
         self.last: dict[str, float] = {}
+
+    @staticmethod
+    def _started(settings: GeneratorSettings, start: Folder) -> nn.Module:
+        weights = {f"{DENOISER}{name}": tensor for name, tensor in load_weights(start).items()}
+        return built(settings.spec, lambda: settings.spec.build(seed=settings.seed), weights, where=start.uri)
 
     def propose(self, batch: Batch) -> Sample:
         """x_0 = G(z) for the batch's keyed z and classes. While backtracking, its graph is kept until descend(), or made again there.
@@ -182,4 +188,5 @@ def draw(
         generated: Tensor = torch.func.functional_call(network, there, (z, condition))
         return generated
 
-    return draw_in_chunks(sample, wanted, seed=seed, device=device, first=first)
+    most = most_at_once(inner(network))
+    return draw_in_chunks(sample, wanted, seed=seed, device=device, first=first, most=most)

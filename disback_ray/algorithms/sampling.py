@@ -96,15 +96,21 @@ def ddim(
 
 @torch.no_grad()
 def draw_in_chunks(
-    sample: Callable[[Tensor, Tensor | None], Tensor], wanted: Drawn, *, seed: int, device: torch.device, first: int = 0
+    sample: Callable[[Tensor, Tensor | None], Tensor],
+    wanted: Drawn,
+    *,
+    seed: int,
+    device: torch.device,
+    first: int = 0,
+    most: int = MOST_AT_ONCE,
 ) -> Tensor:
-    """sample(z, condition) for the shape and classes of `wanted`, in bounded memory: [n, ...].
+    """sample(z, condition) for the shape and classes of `wanted`, in bounded memory: [n, ...]. most: samples that are drawn together.
 
     z: unit Gaussian noise, keyed by the seed and each sample's number: a sample is the same whatever else is drawn.
     first: the number of the first sample.
     """
     parts = []
-    chunk = max(1, min(MOST_AT_ONCE, NUMBERS_AT_ONCE // max(1, wanted.x[:1].numel())))
+    chunk = max(1, min(most, NUMBERS_AT_ONCE // max(1, wanted.x[:1].numel())))
     for start in range(0, len(wanted.x), chunk):
         batch = Batch(seed, "draw", 0, first + start, min(chunk, len(wanted.x) - start))
         z = batch.normal("z", tuple(wanted.x.shape[1:])).to(device)

@@ -4,7 +4,7 @@ from disback_ray.config.cluster import ClusterConfig, RecoveryLimits, RoleResour
 from disback_ray.config.loading import is_resolved, load_cluster, load_recipe, recipe_text, resolved, shipped
 from disback_ray.config.parsing import parse
 from disback_ray.config.recipe import Backtracking, Evaluation, Recipe, Recording, Student
-from disback_ray.config.teacher import Teacher, TeacherFile, TeacherModule, TeacherTraining
+from disback_ray.config.teacher import Teacher, TeacherFile, TeacherModule, TeacherTraining, TextTeacher
 
 __all__ = [
     "Backtracking",
@@ -20,6 +20,7 @@ __all__ = [
     "TeacherFile",
     "TeacherModule",
     "TeacherTraining",
+    "TextTeacher",
     "is_resolved",
     "load_cluster",
     "load_recipe",

@@ -29,7 +29,10 @@ class RoleResources(Frozen):
 
 
 class Roles(Frozen):
-    """One block a role. teacher_trainer: the workers of Ray Train, `replicas` of them, before the cast is placed."""
+    """One block a role.
+
+    Before the cast is placed: teacher_trainer, Ray Train's workers, `replicas` of them; prompt_encoder, a pipeline's text encoders.
+    """
 
     teacher: RoleResources = RoleResources()
     path_node: RoleResources = RoleResources()
@@ -37,15 +40,17 @@ class Roles(Frozen):
     generator: RoleResources = RoleResources()
     evaluator: RoleResources = RoleResources(gpus=0)
     teacher_trainer: RoleResources = RoleResources(cpus=1)
+    prompt_encoder: RoleResources = RoleResources(cpus=1)
 
     def by_name(self) -> dict[str, RoleResources]:
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     @model_validator(mode="after")
     def _check(self) -> "Roles":
-        for name in ("fake_score", "generator", "evaluator"):
+        for name in ("fake_score", "generator", "evaluator", "prompt_encoder"):
             if getattr(self, name).replicas != 1:
-                raise ValueError(f"{name}.replicas: {getattr(self, name).replicas}; this role holds the weights: 1")
+                why = "this role encodes all" if name == "prompt_encoder" else "this role holds the weights"
+                raise ValueError(f"{name}.replicas: {getattr(self, name).replicas}; {why}: 1")
         return self
 
 

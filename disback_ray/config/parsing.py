@@ -13,7 +13,9 @@ from disback_ray.errors import ConfigError
 from disback_ray.teachers.hub import is_hub_id
 
 Model = TypeVar("Model", bound=BaseModel)
-FILES = (("teacher", "checkpoint"), ("teacher", "weights"))
+ON_HUB = (("teacher", "checkpoint"), ("student", "lora"))
+FILES = (*ON_HUB, ("teacher", "weights"), ("data", "file"))
+HUB_FORMATS = ("diffusers", "stable-diffusion")
 
 
 def parse(text: str, *, model: type[Model], where: str, overrides: Sequence[str] = (), beside: Path | None = None) -> Model:
@@ -53,13 +55,15 @@ def _refuse_truth_as_number(written: Any, read: Any, *, where: str, key: str = "
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:
-    """Makes the files that a recipe names absolute; but for an id of the Hugging Face Hub."""
+    """Makes the files that a recipe names absolute; but for ids of the Hugging Face Hub."""
+    teacher = data.get("teacher")
+    from_hub = isinstance(teacher, dict) and teacher.get("format") in HUB_FORMATS
     for part, key in FILES:
         holder = data.get(part)
         named = holder.get(key) if isinstance(holder, dict) else None
         if not isinstance(holder, dict) or not isinstance(named, str) or "://" in named:
             continue
-        if holder.get("format") != "diffusers" or not is_hub_id(named, beside=folder):
+        if (part, key) not in ON_HUB or not from_hub or not is_hub_id(named, beside=folder):
             holder[key] = os.path.abspath(folder / Path(named).expanduser())
 
 

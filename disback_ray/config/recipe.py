@@ -13,28 +13,33 @@ from disback_ray.algorithms.records import WireDtype
 from disback_ray.config.base import AnyNoise, Frozen, Whole, check_order, refuse_unknown_keys
 from disback_ray.config.networks import StudentNetwork, check_network, check_student
 from disback_ray.config.precision import FakeScoreNetwork, Precision
-from disback_ray.config.teacher import AnyTeacher, Teacher, TeacherModule
+from disback_ray.config.teacher import AnyTeacher, Teacher, TeacherModule, TextTeacher
+from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import DigitsData, GridData, NoData, PointsData, RingData
 from disback_ray.evaluation.digit_judge import FEATURES
 from disback_ray.networks.module import ModuleSpec
 from disback_ray.networks.spec import Count, DenoiserSpec, MLPSpec, ResNetMLPSpec
 
-refuse_unknown_keys(DigitsData, RingData, GridData, NoData)
+refuse_unknown_keys(DigitsData, RingData, GridData, NoData, PromptsData)
 
 FakeInit = Literal["path_end", "teacher", "random"]
-AnyData = Annotated[DigitsData | RingData | GridData | NoData, Field(discriminator="kind")]
+AnyData = Annotated[DigitsData | RingData | GridData | NoData | PromptsData, Field(discriminator="kind")]
 
 
 class Student(Frozen):
     """The generator. network: 'teacher' (same network, same first weights) or one of its own with random weights, smaller for example.
 
-    sigma_init: G(z) = D(σ_init z, σ_init). ema: the decay of the weights' moving average, which samples are drawn with; 0 for none.
+    sigma_init: G(z) = D(σ_init z, σ_init). init_timestep: in its place, a time of a VP teacher's, whose network gets z itself then.
+    lora: a LoRA's file on the teacher's network, the only part of the student that is trained.
+    ema: the decay of the weights' moving average, which samples are drawn with; 0 for none.
     graph: a sample leaves its graph until its score difference comes, or is computed again then. checkpointing: of gradients.
     ema_ramp: the decay is at most (1 + i) / (ema_ramp + i) at update i. ema_on: where the averaged weights lie.
     """
 
     network: Literal["teacher"] | StudentNetwork = "teacher"
     sigma_init: Positive = 80.0
+    init_timestep: Whole | None = None
+    lora: str | None = None
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
     ema_ramp: Annotated[int, Ge(2)] = 10
     graph: Literal["keep", "recompute"] = "keep"
@@ -153,8 +158,11 @@ class Recipe(Frozen):
             )
 
     def _check_with_data(self, teacher: Teacher) -> None:
-        if isinstance(self.data, NoData):
-            raise ValueError("data.kind: none is for a teacher from a file (teacher.checkpoint); this one is trained on data")
+        if isinstance(self.data, NoData | PromptsData):
+            kind = self.data.kind
+            raise ValueError(f"data.kind: {kind} is for a teacher from a file (teacher.checkpoint); this one is trained on data")
+        if self.student.lora is not None:
+            raise ValueError(f"student.lora: {self.student.lora}: only for a teacher of format stable-diffusion")
         points = isinstance(self.data, PointsData)
         if points != isinstance(teacher.network, ResNetMLPSpec) and not isinstance(teacher.network, ModuleSpec):
             raise ValueError(f"teacher.network.kind: {teacher.network.kind} is not for data of kind {self.data.kind}")
@@ -169,6 +177,8 @@ class Recipe(Frozen):
         check_order(teacher.training.noise, "teacher.training.noise")
 
     def _check_with_module(self, teacher: TeacherModule) -> None:
+        if isinstance(self.data, PromptsData):
+            raise ValueError("data.kind: prompts is for a teacher of format stable-diffusion")
         if isinstance(self.data, NoData):
             if len(teacher.shape) == 1:
                 raise ValueError("data.kind: none: points can't be shown without data: name ring or grid")
@@ -183,10 +193,19 @@ class Recipe(Frozen):
             check_student(self.student.network, teacher.shape, self.data.kind)
 
     def _check_without_data(self) -> None:
-        if not isinstance(self.data, NoData):
+        if isinstance(self.teacher, TextTeacher):
+            if self.student.network != "teacher":
+                raise ValueError(f"student.network.kind: {self.student.network.kind}: this teacher's student is its own network")
+            if not isinstance(self.data, PromptsData):
+                raise ValueError(
+                    f"data.kind: {self.data.kind}: this teacher takes prompts: give data: {{kind: prompts, file: FILE}}"
+                )
+        elif not isinstance(self.data, NoData):
             raise ValueError(
                 f"data.kind: {self.data.kind}: a teacher from a file brings its own shape; give data: {{kind: none}}"
             )
+        elif self.student.lora is not None:
+            raise ValueError(f"student.lora: {self.student.lora}: only for a teacher of format stable-diffusion")
         if isinstance(self.student.network, MLPSpec):
             raise ValueError("student.network.kind: mlp is for points, and a teacher from a file makes images")
         if self.evaluation.samples is not None:

@@ -1,6 +1,7 @@
 """recipe.yaml's teacher: one that is trained on the recipe's data, one from a file, or anybody's module."""
 
-from typing import Annotated, Any
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, Lt, MinLen
 from pydantic import BaseModel, Discriminator, Field, JsonValue, Tag, model_validator
@@ -13,8 +14,11 @@ from disback_ray.networks.imported import Scalings
 from disback_ray.networks.module import ModuleSpec, Prediction
 from disback_ray.networks.spec import Count, DenoiserSpec
 from disback_ray.teachers.checkpoint import Expected, Format
+from disback_ray.teachers.text_teacher import ExpectedPipeline
 
-refuse_unknown_keys(Expected)
+refuse_unknown_keys(Expected, ExpectedPipeline)
+
+TEXT = "stable-diffusion"
 
 NAMES = {"edm": "an EDM file", "consistency": "a consistency file", "diffusers": "a folder of diffusers'"}
 
@@ -99,6 +103,27 @@ class TeacherModule(Frozen):
         return self
 
 
+class TextTeacher(Frozen):
+    """A pipeline of Stable Diffusion 1.5, 2 or XL: a folder as diffusers saves them, or an id of the Hugging Face Hub.
+
+    guidance: of the target's scores (classifier-free), 1 for none; path_guidance: of the path's nodes', None for the same.
+    sampling_steps: of DDIM, to look at.
+    """
+
+    checkpoint: str
+    format: Literal["stable-diffusion"]
+    guidance: Annotated[float, Ge(1), Lt(math.inf)] = 8.0
+    path_guidance: Annotated[float, Ge(1), Lt(math.inf)] | None = None
+    expects: ExpectedPipeline = ExpectedPipeline()
+    sampling_steps: Annotated[int, Ge(2)] = 50
+    draws_in_one_step: ClassVar[bool] = False
+
+    @property
+    def nodes_guidance(self) -> float:
+        """Of the path's nodes."""
+        return self.guidance if self.path_guidance is None else self.path_guidance
+
+
 def _teacher_kind(teacher: Any) -> str:
     """The union's member that a teacher's keys are meant for."""
     if isinstance(teacher, BaseModel):
@@ -106,12 +131,15 @@ def _teacher_kind(teacher: Any) -> str:
     keys = set(teacher) if isinstance(teacher, dict) else set()
     if "module" in keys:
         return "TeacherModule"
+    if isinstance(teacher, dict) and teacher.get("format") == TEXT:
+        return "TextTeacher"
     return "TeacherFile" if {"checkpoint", "format"} & keys else "Teacher"
 
 
 AnyTeacher = Annotated[
     Annotated[Teacher, Tag("Teacher")]
     | Annotated[TeacherFile, Tag("TeacherFile")]
+    | Annotated[TextTeacher, Tag("TextTeacher")]
     | Annotated[TeacherModule, Tag("TeacherModule")],
     Discriminator(_teacher_kind),
 ]

@@ -6,10 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from disback_ray.exports.student import Student
+from disback_ray.exports.text_pipeline import lora_weights, whole_weights
 from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.module import ModuleSpec
 from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, MLPSpec
+from disback_ray.networks.text_unet import TextUNetSpec
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ def _of_denoiser(student: Student, spec: DenoiserSpec, sigma: str) -> Layout:
     if isinstance(network, DDPMSpec):
         how = f"x_0 = D({sigma} z, {sigma}): the U-Net predicts {network.prediction} from {sigma} z / √(1 + {sigma}²) at its time"
         return Layout(student.weights("denoiser.model.unet."), _network("diffusers", "UNet2DModel", network.arguments), how)
+    if isinstance(network, TextUNetSpec):
+        how = (
+            f"x_0 = D({float(student.network.scale):.8g} z, {sigma}, prompt): the U-Net predicts {network.prediction} at its time"  # type: ignore[arg-type]
+        )
+        if network.lora is not None:
+            return Layout(lora_weights(student), _network("diffusers", "pipeline.load_lora_weights", network.lora), how)
+        return Layout(whole_weights(student), _network("diffusers", "UNet2DConditionModel", network.config), how)
     if isinstance(network, ModuleSpec):
         how = f"x_0 = D({sigma} z, {sigma}, class ids) of what it predicts, {network.prediction}"
         return Layout(student.weights("denoiser.model."), _network("your own", network.module, network.kwargs), how)

@@ -1,5 +1,6 @@
 """Networks as settings: what a recipe names, what a checkpoint's JSON holds, and what each role builds in its own process."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from disback_ray.networks.mlp import MLP, ResNetMLP
 from disback_ray.networks.module import ModuleSpec, try_out
 from disback_ray.networks.preconditioning import EDMPrecond, Preconditioning
 from disback_ray.networks.song_unet import SongUNet
+from disback_ray.networks.text_unet import TextUNetSpec
 
 Count = Annotated[int, Ge(1)]
 
@@ -71,7 +73,7 @@ class MLPSpec:
     kind: Literal["mlp"] = "mlp"
 
 
-NetworkSpec = DDPMppSpec | ResNetMLPSpec | EDMSpec | ConsistencySpec | ModuleSpec | DDPMSpec
+NetworkSpec = DDPMppSpec | ResNetMLPSpec | EDMSpec | ConsistencySpec | ModuleSpec | DDPMSpec | TextUNetSpec
 NETWORKS: dict[str, type[NetworkSpec]] = {
     "ddpmpp": DDPMppSpec,
     "resnet-mlp": ResNetMLPSpec,
@@ -79,6 +81,7 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
     "consistency": ConsistencySpec,
     "own": ModuleSpec,
     "ddpm": DDPMSpec,
+    "text-unet": TextUNetSpec,
 }
 
 
@@ -98,7 +101,7 @@ class DenoiserSpec:
     @property
     def schedule(self) -> VPSchedule | None:
         """The table of noise levels that the network knows; None: it knows any."""
-        return self.network.schedule if isinstance(self.network, DDPMSpec) else None
+        return self.network.schedule if isinstance(self.network, DDPMSpec | TextUNetSpec) else None
 
     def build(self, *, seed: int = 0) -> nn.Module:
         """The denoiser with the initial weights that `seed` gives, in `eval` mode: no dropout, so that a step can be replayed.
@@ -146,19 +149,21 @@ class DenoiserSpec:
 class OneStep(nn.Module):
     """A denoiser as a one-step generator: G(z, condition) = D(σ_init z, σ_init, condition). z: [B, ...] ~ N(0, I).
 
-    σ_init is rounded to a level that the denoiser knows, where it knows a table: then its time is a whole one.
+    σ_init is rounded to a level that the denoiser knows, where it knows a table: then its time is a whole one. unit_noise: a VP
+    network itself is to get z, which is x_vp / α_t = √(1 + σ²) z here, as if there were noise and no data (the authors' SDXL).
     """
 
-    def __init__(self, denoiser: nn.Module, *, sigma_init: float) -> None:
+    def __init__(self, denoiser: nn.Module, *, sigma_init: float, unit_noise: bool = False) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.sigma_init = sigma_init
         if isinstance(denoiser, Preconditioning):
             self.sigma_init = float(denoiser.round_sigma(torch.tensor(sigma_init, dtype=torch.float64, device="cpu")))
+        self.scale = math.sqrt(1 + self.sigma_init**2) if unit_noise else self.sigma_init
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         sigma = torch.full((len(z),), self.sigma_init, device=z.device)
-        x0: Tensor = self.denoiser(self.sigma_init * z, sigma, condition)
+        x0: Tensor = self.denoiser(self.scale * z, sigma, condition)
         return x0
 
 
@@ -177,17 +182,18 @@ class Direct(nn.Module):
 
 @dataclass(frozen=True)
 class GeneratorSpec:
-    """G_stu: a denoiser used at one σ, or a plain MLP. shape: one sample's; classes: 0 where unconditional."""
+    """G_stu: a denoiser used at one σ, or a plain MLP. shape: one sample's; classes: 0 where unconditional; unit_noise: see OneStep."""
 
     network: DenoiserSpec | MLPSpec
     shape: tuple[int, ...]
     classes: int
     sigma_init: Positive
+    unit_noise: bool = False
 
     def build(self, *, seed: int = 0) -> nn.Module:
         """The generator with the initial weights that `seed` gives, in `eval` mode."""
         if isinstance(self.network, DenoiserSpec):
-            return OneStep(self.network.build(seed=seed), sigma_init=self.sigma_init).eval()
+            return OneStep(self.network.build(seed=seed), sigma_init=self.sigma_init, unit_noise=self.unit_noise).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = MLP(dimension=self.shape[0], width=self.network.width, hidden_layers=self.network.hidden_layers)
@@ -207,6 +213,7 @@ class GeneratorSpec:
         try:
             plain = settings["network"].get("kind") == "mlp"
             network = MLPSpec(**settings["network"]) if plain else DenoiserSpec.from_json(settings["network"])
-            return GeneratorSpec(network, tuple(settings["shape"]), settings["classes"], settings["sigma_init"])
+            unit_noise = settings.get("unit_noise", False)
+            return GeneratorSpec(network, tuple(settings["shape"]), settings["classes"], settings["sigma_init"], unit_noise)
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"not the settings of a generator that this version knows ({error})") from None

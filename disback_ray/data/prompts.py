@@ -1,0 +1,90 @@
+"""Prompts from a text file, one a line, or from a column of a parquet file."""
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.storage import Folder
+
+COLUMNS = ("prompt", "caption", "text", "TEXT")
+"""Of a parquet file, where no column is named: the first that is there. The last is LAION's."""
+
+Precision = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class PromptsData:
+    """Prompts for a text-to-image teacher. file: .txt or .parquet; column: of a parquet file; embeddings: the type they are kept in."""
+
+    file: str
+    column: str | None = None
+    embeddings: Precision = "float32"
+    kind: Literal["prompts"] = "prompts"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """texts: none is empty. where: the file; unit: what its prompts are, 'line' or 'row'."""
+
+    texts: tuple[str, ...]
+    where: str
+    unit: str
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def place(self, index: int) -> str:
+        """Where a prompt stands, for errors: 'prompts.txt, line 3'."""
+        return f"{self.where}, {self.unit} {index + 1}"
+
+
+def read_prompts(data: PromptsData) -> Prompts:
+    """Raises ConfigError, which names the line, where there is no file or no prompt, or one is empty."""
+    folder, name = Folder.of_file(data.file)
+    if folder.size(name) is None:
+        raise ConfigError(f"data.file: {data.file}: no such file")
+    try:
+        content = folder.read(name)
+    except CheckpointError as error:
+        raise ConfigError(f"data.file: {error}") from None
+    if data.file.endswith(".parquet"):
+        prompts = Prompts(tuple(text.strip() for text in _column(content, data)), data.file, "row")
+    else:
+        prompts = Prompts(tuple(text.strip() for text in _lines(content, data)), data.file, "line")
+    if not prompts.texts:
+        raise ConfigError(f"data.file: {data.file}: holds no prompts")
+    for index, text in enumerate(prompts.texts):
+        if not text:
+            raise ConfigError(f"data.file: {prompts.place(index)}: empty; give a prompt, or delete the {prompts.unit}")
+    return prompts
+
+
+def _lines(content: bytes, data: PromptsData) -> list[str]:
+    if data.column is not None:
+        raise ConfigError(f"data.column: {data.column}: {data.file} is no .parquet file, and has none")
+    try:
+        return content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"data.file: {data.file}, line {line}: not UTF-8 text") from None
+
+
+def _column(content: bytes, data: PromptsData) -> list[str]:
+    try:
+        schema = pq.read_schema(io.BytesIO(content))
+        there = schema.names
+        name = data.column or next((column for column in COLUMNS if column in there), None)
+        if name not in there:
+            asked = f"no column {data.column!r}" if data.column else f"none of the columns {', '.join(COLUMNS)}"
+            raise ConfigError(f"data.column: {data.file}: {asked}; it has {', '.join(there)[:200] or 'none'}")
+        kind = schema.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise ConfigError(f"data.column: {data.file}: column {name!r} holds {kind}, not text")
+        texts = pq.read_table(io.BytesIO(content), columns=[name]).column(name).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"data.file: {data.file}: no parquet file, or damaged: {str(error).splitlines()[0]}") from None
+    return [text or "" for text in texts]

@@ -1,0 +1,73 @@
+"""LCM-LoRA (Luo et al. 2023) as diffusers publishes it: pytorch_lora_weights.safetensors, in kohya's names or in diffusers' own."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from disback_ray.errors import CheckpointError
+from disback_ray.hugging_face import diffusers
+from disback_ray.networks.text_unet import LORA_MARK, UNET
+from disback_ray.storage import Folder
+from disback_ray.teachers.hub import is_hub_id
+
+FILE = "pytorch_lora_weights.safetensors"
+KEPT = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
+
+
+def read_lora(where: str, unet: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """LoraConfig's arguments, and the weights in float32 by their names in our denoiser. unet: the configuration of the U-Net it is for.
+
+    where: a file, a folder with FILE, or an id of the Hugging Face Hub. Raises CheckpointError where it is missing, damaged, or
+    for another base.
+    """
+    try:
+        tensors = load(_content(where))
+    except SafetensorError as error:
+        raise CheckpointError(f"{where}: no safetensors, or damaged: {str(error).splitlines()[0]}") from None
+    named, alphas = diffusers().StableDiffusionPipeline.lora_state_dict(tensors)
+    if others := sorted(name for name in named if not name.startswith("unet.")):
+        raise CheckpointError(f"{where}: {others[0]!r:.80} is not of a U-Net's LoRA; one of the text encoder isn't supported")
+    with torch.device("meta"):
+        network = diffusers().UNet2DConditionModel.from_config(unet)
+    network = network.to_empty(device="cpu")  # memory that nobody writes to: PEFT would put LoRA's own weights on `meta` as well
+    try:
+        network.load_lora_adapter(named, prefix="unet", network_alphas=alphas, adapter_name="default")
+        config = network.peft_config["default"].to_dict()
+    except Exception as error:  # PEFT and torch have no common error for a LoRA that doesn't fit
+        misfit = re.search(r"size mismatch for (.+?)\.lora_", str(error))
+        reason = f"{misfit[1]} has another size there" if misfit else " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{where}: a LoRA for another base: {reason}") from None
+    found = {name: tensor for name, tensor in network.state_dict().items() if LORA_MARK in name}
+    if config["use_dora"] or config["lora_bias"] or not found:
+        raise CheckpointError(f"{where}: not a plain LoRA: DoRA and biases are not supported")
+    if len(found) != len(named):
+        raise CheckpointError(
+            f"{where}: a LoRA for another base: it has {len(named)} weights, and this U-Net a place for {len(found)}"
+        )
+    settings = {key: sorted(config[key]) if key == "target_modules" else config[key] for key in KEPT}
+    return settings, {f"{UNET}{name}": tensor.detach().float() for name, tensor in found.items()}
+
+
+def _content(where: str) -> bytes:
+    """Raises CheckpointError where there is none."""
+    if is_hub_id(where):
+        return _downloaded(where).read_bytes()
+    folder, name = (Folder.at(where), FILE) if Folder.at(where).has(FILE) else Folder.of_file(where)
+    if folder.size(name) is None:
+        raise CheckpointError(f"{where}: no such file; name a {FILE}, its folder, or OWNER/NAME of the Hugging Face Hub")
+    return folder.read(name)
+
+
+def _downloaded(name: str) -> Path:
+    hub: Any = importlib.import_module("huggingface_hub")
+    try:
+        return Path(hub.hf_hub_download(name, FILE))
+    except Exception as error:  # the Hub's client and its transport raise kinds of their own
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{name}: no such file here, and the Hugging Face Hub doesn't give it ({reason})") from None

@@ -1,0 +1,65 @@
+"""Prompts from text and parquet files, and one line for each that can't be used."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from disback_ray.data.prompts import PromptsData, read_prompts
+from disback_ray.errors import ConfigError
+
+
+def written(folder: Path, content: bytes | dict[str, list[object]]) -> str:
+    file = folder / ("prompts.txt" if isinstance(content, bytes) else "prompts.parquet")
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        pq.write_table(pa.table(content), file)
+    return str(file)
+
+
+@pytest.mark.parametrize("content", ["a cat\na dög\n", "\ufeffa cat\r\n  a dög", "a cat\na dög"])
+def test_a_text_file_has_one_a_line(tmp_path: Path, content: str) -> None:
+    prompts = read_prompts(PromptsData(written(tmp_path, content.encode())))
+    assert prompts.texts == ("a cat", "a dög")
+    assert prompts.place(1).endswith("prompts.txt, line 2")
+
+
+@pytest.mark.parametrize("named", [None, "caption"])
+def test_a_parquet_file_has_one_a_row(tmp_path: Path, named: str | None) -> None:
+    file = written(tmp_path, {"id": [1, 2], "caption": ["a cat", "a dog"], "TEXT": ["x", "y"]})
+    prompts = read_prompts(PromptsData(file, column=named))
+    assert prompts.texts == ("a cat", "a dog")
+    assert prompts.place(0).endswith("prompts.parquet, row 1")
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "message"),
+    [
+        (b"a cat\n \na dog\n", None, "prompts.txt, line 2: empty; give a prompt, or delete the line"),
+        (b"", None, "holds no prompts"),
+        (b"a cat\nd\xf6g\n", None, "line 2: not UTF-8 text"),
+        (b"a cat\n", "prompt", "data.column: prompt: "),
+        ({"prompt": ["a cat", None]}, None, "prompts.parquet, row 2: empty"),
+        ({"prompt": pa.array([], pa.string())}, None, "holds no prompts"),
+        ({"prompt": ["a cat"], "id": [1]}, "promt", "no column 'promt'; it has prompt, id"),
+        ({"id": [1]}, None, "none of the columns prompt, caption, text, TEXT; it has id"),
+        ({"prompt": [1]}, None, "column 'prompt' holds int64, not text"),
+    ],
+)
+def test_what_can_t_be_used_is_said_with_its_line(
+    tmp_path: Path, content: bytes | dict[str, list[object]], column: str | None, message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_prompts(PromptsData(written(tmp_path, content), column))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_file_and_no_parquet(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        read_prompts(PromptsData(str(tmp_path / "none.txt")))
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match="no parquet file, or damaged"):
+        read_prompts(PromptsData(str(tmp_path / "damaged.parquet")))
