@@ -12,16 +12,24 @@ from disback_ray.hugging_face import diffusers
 from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.spec import DenoiserSpec
 
-USE = """```python
+CALL = """```python
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained(".")  # this folder
 images = pipeline(batch_size=4, latents=latents(0, 4){labels}).images  # latents: below; without them, diffusers' own noise
 ```
 
-`disback-ray sample RUN --seed 0 --n 4` draws the same four. The pipeline is diffusers' `ConsistencyModelPipeline`, which takes latents and
-classes and does one step by default; the scheduler is its `EulerDiscreteScheduler`, whose table of β ends at the time that the generator
-starts from, t = {time}: σ z with σ = {sigma:.6g} goes in, and the step to σ = 0 is the network's estimate of x_0."""
+`disback-ray sample RUN --seed 0 --n 4` draws the same four."""
+
+WHY = """The pipeline is diffusers' `ConsistencyModelPipeline`, which takes latents and classes and does one step by default. The
+scheduler is its `EulerDiscreteScheduler`, whose table of β ends at the time that the generator starts from, t = {time}: σ z with
+σ = {sigma:.6g} goes in, and the step to σ = 0 is the network's estimate of x_0."""
+
+
+def call_of(student: Student) -> str:
+    """For the README.md: the lines that open the pipeline and draw."""
+    classes = student.spec.classes
+    return CALL.format(labels=f", class_labels={classes_evenly(4, classes).tolist()}" if classes else "")
 
 
 def write_ddpm_pipeline(student: Student, folder: Path) -> None:
@@ -52,6 +60,4 @@ def write_ddpm_pipeline(student: Student, folder: Path) -> None:
         timestep_spacing="trailing",  # one step begins at the last time, and the noise is scaled by σ, not √(1 + σ²)
     )
     diffusers().ConsistencyModelPipeline(unet=unet.eval(), scheduler=scheduler).save_pretrained(folder)
-    classes = student.spec.classes
-    labels = f", class_labels={classes_evenly(4, classes).tolist()}" if classes else ""
-    write_card(student, folder, USE.format(labels=labels, time=time, sigma=sigma))
+    write_card(student, folder, f"{call_of(student)} {WHY.format(time=time, sigma=sigma)}")

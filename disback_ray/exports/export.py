@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from disback_ray.errors import ConfigError
+from disback_ray.exports.consistency_pipeline import write_consistency_pipeline
 from disback_ray.exports.ddpm_pipeline import write_ddpm_pipeline
 from disback_ray.exports.files import write_safetensors, write_state_dict
 from disback_ray.exports.student import Student, student_of
 from disback_ray.exports.text_pipeline import write_text_pipeline
 from disback_ray.networks.ddpm import DDPMSpec
+from disback_ray.networks.imported import ConsistencySpec
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.result import load_run
@@ -23,7 +25,11 @@ from disback_ray.result import load_run
 Target = Literal["diffusers", "safetensors", "state-dict"]
 Writer = Callable[[Student, Path], None]
 
-PIPELINES: dict[type, Writer] = {DDPMSpec: write_ddpm_pipeline, TextUNetSpec: write_text_pipeline}
+PIPELINES: dict[type, Writer] = {
+    DDPMSpec: write_ddpm_pipeline,
+    ConsistencySpec: write_consistency_pipeline,
+    TextUNetSpec: write_text_pipeline,
+}
 
 
 def export(run: str | Path, folder: str | Path, *, to: Target, trust_modules: bool = False) -> Path:

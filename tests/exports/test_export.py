@@ -28,6 +28,7 @@ from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, GeneratorSpec, M
 from disback_ray.result import load_run
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, import_teacher
+from disback_ray.teachers.consistency import _architecture
 from disback_ray.teachers.saved import load_spec, save_denoiser
 from disback_ray.tiny import write_ddpm
 
@@ -83,14 +84,28 @@ def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 # ---- a DDPM as a pipeline of diffusers
 
 
+def of_consistency(folder: Path, name: str = "cm_cond", scalings: str = "boundary") -> Path:
+    """With the official code's weights, of heads of 16 channels."""
+    _, weights, _ = edm(name)
+    arguments = json.loads(json.dumps(_architecture(weights, head_channels=16)))
+    spec = DenoiserSpec(ConsistencySpec(scalings, arguments), (3, 16, 16), arguments["num_classes"], 0.5)  # type: ignore[arg-type]
+    return of_denoiser(folder, spec, {f"model.{key}": value for key, value in weights.items()})
+
+
+DRAWN: dict[str, tuple[Callable[[Path], Path], int]] = {
+    "DDPM": (of_ddpm, 0),
+    "DDPM of v with classes": (lambda folder: of_ddpm(folder, classes=7, prediction="v_prediction"), 7),
+    "DDPM of x_0": (lambda folder: of_ddpm(folder, prediction="sample"), 0),
+    "consistency with classes": (of_consistency, 1000),
+    "consistency": (lambda folder: of_consistency(folder, "cm_uncond_lsun_style"), 0),
+}
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own, under numpy 2
-@pytest.mark.parametrize(
-    "changes", [{}, {"classes": 7, "prediction": "v_prediction"}, {"prediction": "sample", "num_train_timesteps": None}]
-)
-def test_the_readme_s_lines_draw_what_sample_draws(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
-    run = of_ddpm(tmp_path, **changes)
+@pytest.mark.parametrize("kind", DRAWN)
+def test_the_readme_s_lines_draw_what_sample_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    make, classes = DRAWN[kind]
+    run = make(tmp_path)
     out = export(run, tmp_path / "new" / "pipeline", to="diffusers")
     made = run_card(out, monkeypatch)
     ours = (load_run(run).generate(4, seed=0) / 2 + 0.5).clamp(0, 1)
@@ -101,7 +116,7 @@ def test_the_readme_s_lines_draw_what_sample_draws(
     assert (theirs == pixels).mean() > 0.99
     exact = made["pipeline"](
         batch_size=4, latents=made["latents"](0, 4), output_type="pt",
-        class_labels=classes_evenly(4, changes["classes"]).tolist() if "classes" in changes else None,
+        class_labels=classes_evenly(4, classes).tolist() if classes else None,
     ).images  # fmt: skip
     torch.testing.assert_close(exact, ours, rtol=0, atol=2e-5)
 
@@ -150,12 +165,9 @@ def test_our_own_ddpmpp_is_edm_s(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cm_cond", "cm_uncond_lsun_style"])
 def test_openai_s_u_net_has_its_official_key_layout(tmp_path: Path, name: str) -> None:
-    from disback_ray.teachers.consistency import _architecture
-
     _, weights, _ = edm(name)
-    arguments = json.loads(json.dumps(_architecture(weights, head_channels=16)))
-    spec = DenoiserSpec(ConsistencySpec("boundary", arguments), (3, 16, 16), arguments["num_classes"], 0.5)
-    run = of_denoiser(tmp_path, spec, {f"model.{key}": value for key, value in weights.items()})
+    arguments = _architecture(weights, head_channels=16)
+    run = of_consistency(tmp_path, name)
     out = export(run, tmp_path / "out", to="state-dict")
     found = torch.load(out / "model.pt", weights_only=True)
     assert found.keys() == weights.keys()
@@ -195,6 +207,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an MLP": (lambda folder: run_of(folder, MLPSpec(width=4), shape=(2,)), r"this network \(MLP\).*--to state-dict"),
     "one channel": (lambda folder: of_ddpm(folder, in_channels=1, out_channels=1), "3 channels, and these are 1 × 8 × 8"),
     "not square": (lambda folder: of_ddpm(folder, sample_size=[8, 16]), "square images.*3 × 8 × 16"),
+    "a diffusion model's scalings": (lambda folder: of_consistency(folder, scalings="standard"), "these are 'standard'"),
     "a table of times": (
         lambda folder: of_ddpm(folder, time_embedding_type="learned", num_train_timesteps=1000),
         "an entry for each time",
