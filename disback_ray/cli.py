@@ -10,6 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from disback_ray.cli_measuring import evaluate, statistics
+from disback_ray.cli_teacher import teacher_app
 from disback_ray.errors import ClusterError, ConfigError, DisbackError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ recipes_app = typer.Typer(
 app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
 for _command in (evaluate, statistics):
     app.command()(_command)
+app.add_typer(teacher_app, name="teacher")
 
 Trust = Annotated[
     bool, typer.Option("--trust-modules", help="Run the code of the module:factory that the run or teacher names as its network.")

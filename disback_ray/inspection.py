@@ -16,7 +16,7 @@ from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read
 from disback_ray.teachers.drawing import limits
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.saved import SETTINGS as DENOISER
-from disback_ray.teachers.saved import WEIGHTS, load_denoiser, load_spec, load_strictly, refuse_modules
+from disback_ray.teachers.saved import TRAINING, WEIGHTS, load_denoiser, load_spec, load_strictly, refuse_modules
 
 Facts = dict[str, str]
 
@@ -39,13 +39,15 @@ def inspect(where: str | Path, *, trust_modules: bool = False) -> Facts:
     if folder.has(DENOISER):
         spec = load_spec(folder)
         refuse_modules(spec, where=folder.uri, trust=trust_modules)
-        return {"kind": "teacher's folder", **_denoiser(spec, load_denoiser(folder))}
+        return {"kind": "teacher's folder: teacher.format: denoiser", **_denoiser(spec, load_denoiser(folder))}
     if folder.has(GENERATOR):
         return {"kind": "generator's folder", **_generator(folder, trust_modules)}
     if is_run(folder):
         return _run(folder, trust_modules)
     if is_diffusers(str(where)):
         return _diffusers(str(where))
+    if folder.has(TRAINING):
+        raise CheckpointError(f"{where}: a teacher in training: finish it with the same `disback-ray teacher train` command")
     if not folder.names():
         raise CheckpointError(f"{where}: nothing is there")
     raise CheckpointError(f"{where}: neither a teacher's folder ({DENOISER}), nor a generator's ({GENERATOR}), nor a run's")

@@ -11,8 +11,9 @@ from disback_ray.actors.company import Places, denoiser_spec, sigma_init, studen
 from disback_ray.actors.recovery import Recovered
 from disback_ray.algorithms.noise import span
 from disback_ray.config import Recipe, Teacher, TeacherModule, TextTeacher
+from disback_ray.data.prepared import PreparedImages
 from disback_ray.data.prompts import PromptsData
-from disback_ray.data.sources import NoData
+from disback_ray.data.sources import ImagesData, NoData
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.interruption import Stop
 from disback_ray.networks.spec import DenoiserSpec
@@ -101,7 +102,10 @@ def teacher_folder(recipe: Recipe, cache: Folder) -> Folder:
             folder = import_text_teacher(cache, asked.checkpoint, recipe.data, asked.expects)
             check_noise(recipe, load_spec(folder))
             return folder
-        folder = import_teacher(cache, asked.checkpoint, format=asked.format, scalings=asked.scalings, expected=asked.expects)
+        folder = import_teacher(
+            cache, asked.checkpoint, format=asked.format, scalings=asked.scalings, expected=asked.expects,
+            trust_modules=asked.trust_modules,
+        )  # fmt: skip
     except CheckpointError as error:
         raise CheckpointError(f"teacher.checkpoint: {error}") from None
     check_noise(recipe, load_spec(folder))
@@ -137,6 +141,12 @@ def check_noise(recipe: Recipe, spec: DenoiserSpec) -> None:
         )
 
 
+def modules_of(recipe: Recipe, teacher: Folder | None) -> tuple[str, ...]:
+    """Each module:factory that the roles will import: those of the recipe, and that of a teacher's folder which it trusts."""
+    found = load_spec(teacher).module if teacher is not None and is_saved(teacher) else None
+    return tuple(dict.fromkeys([*recipe.modules, *([found] if found else [])]))
+
+
 def check_networks(recipe: Recipe, teacher: Folder) -> None:
     """Tries the networks that only a run can: modules, and a student's for the shape that a teacher's file has.
 
@@ -147,6 +157,12 @@ def check_networks(recipe: Recipe, teacher: Folder) -> None:
     if trained and spec.module and not is_saved(teacher):
         with _named("teacher.network"):
             spec.check()
+    found = (spec.shape, spec.classes)
+    if isinstance(recipe.data, PreparedImages) and found != (recipe.data.shape, recipe.data.classes):
+        raise ConfigError(
+            f"data: its images are of shape {list(recipe.data.shape)}, with {recipe.data.classes} classes; "
+            f"the teacher makes {list(spec.shape)}, with {spec.classes}: change data.resolution, data.grey or data.conditional"
+        )
     student = student_spec(recipe, spec)
     if isinstance(student.network, DenoiserSpec) and recipe.student.network != "teacher":
         with _named("student.network"):
@@ -166,6 +182,7 @@ def teacher_plan(recipe: Recipe) -> TeacherPlan:
     """All that decides a trained teacher's weights; its hash names the folder that runs share."""
     assert isinstance(recipe.teacher, Teacher)
     assert not isinstance(recipe.data, NoData | PromptsData)
+    assert not isinstance(recipe.data, ImagesData) or isinstance(recipe.data, PreparedImages)
     training = recipe.teacher.training
     return TeacherPlan(
         spec=denoiser_spec(recipe), data=recipe.data, steps=training.steps, batch=training.batch,
@@ -176,5 +193,8 @@ def teacher_plan(recipe: Recipe) -> TeacherPlan:
 
 def teacher_name(plan: TeacherPlan) -> str:
     """Such as digits-3f9c1a2b4d5e: the data's kind and a hash of every setting."""
-    settings = json.dumps(asdict(plan), sort_keys=True).encode()
+    written = asdict(plan)
+    if isinstance(plan.data, PreparedImages):
+        written["data"] = plan.data.identity  # wherever they lie
+    settings = json.dumps(written, sort_keys=True).encode()
     return f"{plan.data.kind}-{hashlib.sha256(settings).hexdigest()[:12]}"

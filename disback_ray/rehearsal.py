@@ -10,7 +10,7 @@ from disback_ray.algorithms.cast import Step
 from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.config import TeacherFile
 from disback_ray.data.prompts import PromptsData
-from disback_ray.data.sources import GridData, NoData, RingData
+from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
 from disback_ray.following import Follower
 from disback_ray.production import Production, Stopped
 from disback_ray.run_folder import (
@@ -39,7 +39,7 @@ class Rehearsal:
         self.of_points = isinstance(self.recipe.data, (RingData, GridData))
         self.marks = self.recipe.recording.marks
         self.seed = self.production.seed
-        self.measured = not isinstance(self.recipe.data, NoData | PromptsData)
+        self.measured = not isinstance(self.recipe.data, NoData | ImagesData | PromptsData)
         self.wanted = self.evaluator.wanted() if self.measured else None
         self.wanted_pictures = self.evaluator.wanted_pictures()
 

@@ -48,7 +48,7 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
     if theirs is None:
         raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: choose another folder with --out")
     ours = {"recipe": recipe.model_dump(mode="json"), "seed": seed}
-    for key, (old, new) in _differences({name: theirs.get(name) for name in ours}, ours).items():
+    for key, (old, new) in differences({name: theirs.get(name) for name in ours}, ours).items():
         raise RunFolderError(
             f"{folder.uri} belongs to another run ({key}: {old!r} there, {new!r} here): choose another --out, or --fresh"
         )
@@ -87,11 +87,11 @@ def recipe_of(folder: Folder) -> Recipe:
         raise RunFolderError(f"{folder.uri}: no run of this version of disback-ray: it has no recipe that can be read") from error
 
 
-def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
+def differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         found: dict[str, tuple[Any, Any]] = {}
         for key in [*old, *(key for key in new if key not in old)]:
-            found |= _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+            found |= differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
         return found
     return {} if old == new else {where.removeprefix("recipe."): (old, new)}
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from disback_ray.actors.company import Places
 from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe, resolved
+from disback_ray.data.sources import ImagesData
 from disback_ray.errors import ConfigError, DisbackError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
-from disback_ray.production import Production, Stopped, check_networks, student_folder, teacher_folder
+from disback_ray.production import Production, Stopped, check_networks, modules_of, student_folder, teacher_folder, teacher_plan
 from disback_ray.progress import OnConsole, Silent, Watcher
 from disback_ray.rehearsal import Rehearsal
 from disback_ray.report import render
@@ -23,7 +24,7 @@ from disback_ray.theatre import theatre
 from disback_ray.tiny import tiny_overrides
 
 DEFAULT_RECIPE = "digits"
-CACHE = "teachers"
+CACHE, DATA = "teachers", "data"
 
 
 def run(
@@ -90,27 +91,26 @@ def _produce(
     *, seed: int, in_process: bool, fresh: bool, watch: Watcher, stop: Stop,
 ) -> RunResult:  # fmt: skip
     """All stages. Whatever ends them early, what there is stays in the folder, with a summary and a report of it."""
-    cache = storage / CACHE
-    teacher = teacher_folder(recipe, cache)
-    places = Places(teacher, folder, cache, student_folder(recipe, cache, teacher))
-    network = text_network(teacher)
-    silent = network is not None and not is_encoded(network)
-    trains = not is_saved(teacher)
-    check_networks(recipe, teacher)
-    if not fresh:
-        check_teacher(folder, places.teacher)
+    cache, written = storage / CACHE, recipe
+    places = None if isinstance(recipe.data, ImagesData) else _places(recipe, folder, cache, fresh=fresh)
     refuse_if_held(folder)
+    modules = modules_of(recipe, places.teacher if places else None)
     with (
-        theatre(cluster, in_process=in_process, watch=watch, modules=recipe.modules) as stage,
+        theatre(cluster, in_process=in_process, watch=watch, modules=modules) as stage,
         contextlib.ExitStack() as held,
     ):
         stop.listen()
+        if isinstance(recipe.data, ImagesData):
+            recipe = recipe.model_copy(update={"data": stage.prepare(recipe.data, storage / DATA)})
+        places = places or _places(recipe, folder, cache, fresh=fresh)
+        network = text_network(places.teacher)
+        silent, trains = network is not None and not is_encoded(network), not is_saved(places.teacher)
         stage.check(first="teacher_trainer" if trains else "prompt_encoder" if silent else None)
         lock = held.enter_context(locked(folder))
         if fresh:
             folder.clear()
             lock.renew()
-        write_config(folder, recipe, cluster, seed=seed)
+        write_config(folder, written, cluster, seed=seed)
         summary, metrics = _summary(folder, recipe, seed), Metrics(folder)
         production = Production(recipe, seed, folder, places, summary, metrics, watch, stop, keep=cluster.checkpoints.keep)
         production.summary.teacher = places.teacher.name
@@ -120,7 +120,7 @@ def _produce(
                 if isinstance(recipe.teacher, Teacher) and trains:
                     watch.stage("training the teacher", steps=recipe.teacher.training.steps)
                     with stop.at_a_good_moment():
-                        stage.train_teacher(production)
+                        stage.train_teacher(teacher_plan(recipe), places.teacher, stop=stop)
             if network is not None and silent:
                 with production.stage("prompts"):
                     watch.stage("loading the text encoders")
@@ -151,6 +151,16 @@ def _produce(
             production.save_summary()
             _report(production)
     return RunResult(folder, folder.read_json(SUMMARY), trust_modules=True)
+
+
+def _places(recipe: Recipe, folder: Folder, cache: Folder, *, fresh: bool) -> Places:
+    """Where all lies, once the teacher and the networks are known to fit. Raises ConfigError, CheckpointError, RunFolderError."""
+    teacher = teacher_folder(recipe, cache)
+    places = Places(teacher, folder, cache, student_folder(recipe, cache, teacher))
+    check_networks(recipe, places.teacher)
+    if not fresh:
+        check_teacher(folder, places.teacher)
+    return places
 
 
 def _summary(folder: Folder, recipe: Recipe, seed: int) -> Summary:

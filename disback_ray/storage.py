@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,11 +173,36 @@ class Folder:
         files = (info.path for info in found if info.type == fs.FileType.File and not info.path.endswith(ASIDE))
         return sorted(file[len(path) :].lstrip("/") for file in files)
 
+    def files(self, name: str | None = None) -> list[tuple[str, int, int]]:
+        """Path, size and time of change (ns) of all files in it and in its folders, by path, or of one. Raises CheckpointError."""
+        filesystem, path = self._open()
+        with _one_line(f"list {self.uri}"):
+            found = filesystem.get_file_info([f"{path}/{name}"] if name else fs.FileSelector(path, recursive=True))
+        files = (info for info in found if info.type == fs.FileType.File and not info.path.endswith(ASIDE))
+        return sorted((info.path[len(path) :].lstrip("/"), int(info.size), int(info.mtime_ns or 0)) for info in files)
+
     def open_file(self, name: str) -> pa.NativeFile:
         """A file to read here and there in. Raises CheckpointError where it is missing."""
         filesystem, path = self._open()
         with _one_line(f"read {self.uri}/{name}"):
             return filesystem.open_input_file(f"{path}/{name}")
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[pa.NativeFile]:
+        """A file to write bit by bit: it is there once the block has ended, and not if it failed. Raises CheckpointError."""
+        filesystem, path = self._open()
+        target = f"{path}/{name}"
+        aside = f"{target}.{uuid.uuid4().hex}{ASIDE}"  # two that write it at once each have their own, and the last one stays
+        with _one_line(f"write {self.uri}/{name}"):
+            filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            try:
+                with filesystem.open_output_stream(aside) as stream:
+                    yield stream
+                filesystem.move(aside, target)
+            except BaseException:
+                if filesystem.get_file_info(aside).type == fs.FileType.File:
+                    filesystem.delete_file(aside)
+                raise
 
     def remove(self, name: str) -> None:
         """Deletes a folder in it. Raises CheckpointError."""

@@ -8,6 +8,7 @@ import torch
 
 from disback_ray.actors.bundles import check
 from disback_ray.actors.company import Company, in_process, on_ray
+from disback_ray.actors.image_decoder import decode_on_ray
 from disback_ray.actors.on_ray import OnRay as Process
 from disback_ray.actors.on_ray import Part
 from disback_ray.actors.placement import Placement, place
@@ -16,13 +17,16 @@ from disback_ray.actors.recovery import Recovery
 from disback_ray.actors.session import attach
 from disback_ray.actors.teacher_trainer import train_on_ray
 from disback_ray.config import ClusterConfig, RoleResources
+from disback_ray.data.prepared import PreparedImages, decode_here, prepare
 from disback_ray.data.prompts import PromptsData
+from disback_ray.data.sources import ImagesData
+from disback_ray.interruption import Stop
 from disback_ray.networks.text_unet import TextUNetSpec
-from disback_ray.production import Production, Stopped, teacher_plan
+from disback_ray.production import Production, Stopped
 from disback_ray.progress import Watcher
 from disback_ray.run_folder import CONFIG
 from disback_ray.storage import Folder
-from disback_ray.teachers.training import train_teacher
+from disback_ray.teachers.training import Looks, TeacherPlan, train_teacher
 
 BEFORE_THE_CAST = ("teacher_trainer", "prompt_encoder")
 LOCAL_PLACEMENT_SECONDS = 10.0
@@ -34,7 +38,9 @@ class Theatre(Protocol):
 
     def check(self, *, first: str | None) -> None: ...
 
-    def train_teacher(self, production: Production) -> None: ...
+    def prepare(self, data: ImagesData, cache: Folder) -> PreparedImages: ...
+
+    def train_teacher(self, plan: TeacherPlan, folder: Folder, *, stop: Stop, looks: Looks | None = None) -> None: ...
 
     def encode_prompts(self, production: Production, network: TextUNetSpec) -> None: ...
 
@@ -44,22 +50,27 @@ class Theatre(Protocol):
 class InProcess:
     """Everything here, without Ray."""
 
-    def __init__(self, cluster: ClusterConfig) -> None:
+    def __init__(self, cluster: ClusterConfig, watch: Watcher) -> None:
+        self.watch = watch
         self.roles = cluster.roles.by_name()
 
     def check(self, *, first: str | None) -> None:
         """There is nothing to be placed."""
 
-    def train_teacher(self, production: Production) -> None:
+    def prepare(self, data: ImagesData, cache: Folder) -> PreparedImages:
+        """Reads the images into the cache, unless they are there. Raises CheckpointError."""
+        return prepare(data, cache, decode=decode_here, report=_reading(self.watch))
+
+    def train_teacher(self, plan: TeacherPlan, folder: Folder, *, stop: Stop, looks: Looks | None = None) -> None:
         """Raises Stopped, NonFiniteError, CheckpointError."""
 
         def report(step: int, loss: float) -> None:
-            production.watch.step(step, node=None, numbers={"loss": loss})
-            if production.stop.is_set():
+            self.watch.step(step, node=None, numbers={"loss": loss})
+            if stop.is_set():
                 raise Stopped
 
         torch.set_num_threads(self.roles["teacher_trainer"].threads)
-        train_teacher(teacher_plan(production.recipe), production.places.teacher, report=report)
+        train_teacher(plan, folder, report=report, looks=looks)
 
     def encode_prompts(self, production: Production, network: TextUNetSpec) -> None:
         """The text encoders are gone before the cast is built. Raises Stopped, CheckpointError."""
@@ -92,7 +103,11 @@ class OnRay:
             place({first: self.roles[first]}, timeout=self.timeout).remove()
         self.placement = place(_cast(self.roles), timeout=self.timeout)
 
-    def train_teacher(self, production: Production) -> None:
+    def prepare(self, data: ImagesData, cache: Folder) -> PreparedImages:
+        """Reads the images into the cache, unless they are there, on all machines. Raises CheckpointError, ClusterError."""
+        return prepare(data, cache, decode=decode_on_ray, report=_reading(self.watch))
+
+    def train_teacher(self, plan: TeacherPlan, folder: Folder, *, stop: Stop, looks: Looks | None = None) -> None:
         """Raises Stopped, ClusterError, NonFiniteError, CheckpointError."""
         self._release()  # the trainer may need the very devices that the cast will have
         trainer = self.roles["teacher_trainer"]
@@ -100,13 +115,12 @@ class OnRay:
         gpus = reserved.options("teacher_trainer")["num_gpus"]
         reserved.remove()
 
-        def watch(step: int, loss: float) -> bool:
+        def look(step: int, loss: float) -> bool:
             if step:  # the workers have begun
-                production.watch.step(step, node=None, numbers={"loss": loss})
-            return not production.stop.is_set()
+                self.watch.step(step, node=None, numbers={"loss": loss})
+            return not stop.is_set()
 
-        plan, folder = teacher_plan(production.recipe), production.places.teacher
-        if not train_on_ray(plan, folder, trainer, gpus=gpus, watch=watch):
+        if not train_on_ray(plan, folder, trainer, gpus=gpus, watch=look, looks=looks):
             raise Stopped
 
     def encode_prompts(self, production: Production, network: TextUNetSpec) -> None:
@@ -166,6 +180,20 @@ def _reporter(production: Production) -> Callable[[int, int], None]:
     return report
 
 
+def _reading(watch: Watcher) -> Callable[[int, int], None]:
+    """Tells of images as they are read."""
+    begun = False
+
+    def report(done: int, count: int) -> None:
+        nonlocal begun
+        if not begun:
+            watch.stage("reading the images", steps=count)
+            begun = True
+        watch.step(done, node=None, numbers={})
+
+    return report
+
+
 def _cast(roles: dict[str, RoleResources]) -> dict[str, RoleResources]:
     return {name: asked for name, asked in roles.items() if name not in BEFORE_THE_CAST}
 
@@ -178,7 +206,7 @@ def theatre(cluster: ClusterConfig, *, in_process: bool, watch: Watcher, modules
     """
     check(_cast(cluster.roles.by_name()))
     if in_process:
-        yield InProcess(cluster)
+        yield InProcess(cluster, watch)
         return
     watch.stage("starting Ray" if cluster.address == "local" else f"connecting to Ray at {cluster.address}")
     with attach(cluster.address, modules=[name.partition(":")[0] for name in modules]) as session:

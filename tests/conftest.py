@@ -10,12 +10,14 @@ import sys
 import tempfile
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -320,3 +322,63 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[np.nda
         return folder
 
     return write
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Real digits as people keep images, three times the same PNGs. files: [(name, PNG, class)], in the order of the names."""
+
+    root: Path
+    files: list[tuple[str, bytes, int]]
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "folder"
+
+    @property
+    def zip(self) -> Path:
+        return self.root / "digits.zip"
+
+    @property
+    def parquet(self) -> Path:
+        return self.root / "digits.parquet"
+
+    @property
+    def all(self) -> tuple[Path, Path, Path]:
+        return self.folder, self.zip, self.parquet
+
+
+@pytest.fixture(scope="session")
+def keep(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Kept]:
+    """So many digits, class by class."""
+
+    def make(count: int) -> Kept:
+        from disback_ray.data.digits import load_digits
+
+        digits = load_digits()
+        ink = ((digits.images[:count, 0] + 1) * 127.5).round().byte().numpy()
+        order = digits.labels[:count].argsort(stable=True).tolist()
+        files = []
+        for place, index in enumerate(order):
+            file = io.BytesIO()
+            Image.fromarray(ink[index]).save(file, "png")
+            files.append((f"{digits.labels[index]}/{place:05d}.png", file.getvalue(), int(digits.labels[index])))
+        kept = Kept(tmp_path_factory.mktemp("images"), files)
+        for name, data, _ in files:
+            (kept.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (kept.folder / name).write_bytes(data)
+        with zipfile.ZipFile(kept.zip, "w") as archive:
+            for name, data, _ in reversed(files):
+                archive.writestr(f"in/{name}", data)
+            archive.writestr("dataset.json", json.dumps({"labels": [[f"in/{name}", label] for name, _, label in files]}))
+        images = [{"bytes": data, "path": name} for name, data, _ in files]
+        table = pa.table({"image": images, "label": [label for *_, label in files]})
+        pq.write_table(table, kept.parquet, row_group_size=max(1, count // 3))
+        return kept
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits_kept(keep: Callable[[int], Kept]) -> Kept:
+    return keep(150)

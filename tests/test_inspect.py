@@ -50,7 +50,7 @@ def test_an_edm_pickle(tmp_path: Path, arguments: dict[str, Any], network: str, 
     }
     folder = import_teacher(Folder.at(tmp_path / "cache"), str(file), format="edm", expected=Expected())
     of_folder = inspect(folder.uri)
-    assert of_folder == inspect(file) | {"kind": "teacher's folder", "precision": "float32"}
+    assert of_folder == inspect(file) | {"kind": "teacher's folder: teacher.format: denoiser", "precision": "float32"}
 
 
 def test_the_range_of_sigma_is_the_network_s_own(tmp_path: Path) -> None:

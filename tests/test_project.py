@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-IMPORTED_AS = {"clean-fid": "cleanfid", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "ray[train]": "ray"}
+IMPORTED_AS = {"clean-fid": "cleanfid", "pyyaml": "yaml", "scikit-learn": "sklearn", "ray[data,train]": "ray", "pillow": "PIL"}
 
 
 def imported() -> set[str]:

@@ -19,9 +19,10 @@ from disback_ray.actors.placement import Placement
 from disback_ray.actors.recovery import Audience, Recovery
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast
-from disback_ray.config import Recipe, RecoveryLimits, RoleResources, Teacher, TextTeacher
+from disback_ray.config import Recipe, RecoveryLimits, RoleResources, Teacher, TeacherFile, TextTeacher
+from disback_ray.data.prepared import PreparedImages
 from disback_ray.data.prompts import PromptsData
-from disback_ray.data.sources import GridData, NoData, RingData
+from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
 from disback_ray.errors import ConfigError
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec
 from disback_ray.networks.text_unet import TextUNetSpec
@@ -70,6 +71,7 @@ def denoiser_spec(recipe: Recipe) -> DenoiserSpec:
     """The network that a recipe trains as its teacher."""
     assert isinstance(recipe.teacher, Teacher)
     assert not isinstance(recipe.data, NoData | PromptsData)
+    assert not isinstance(recipe.data, ImagesData) or isinstance(recipe.data, PreparedImages)
     return DenoiserSpec(recipe.teacher.network, recipe.data.shape, recipe.data.classes, recipe.teacher.sigma_data)
 
 
@@ -97,7 +99,8 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
     Raises CheckpointError unless the teacher is in its place, and is no module that the recipe doesn't name.
     """
     teacher = load_spec(places.teacher)  # the network that the teacher, the path's nodes and s_φ share
-    refuse_modules(teacher, where=places.teacher.uri, trust=teacher.module in recipe.modules)
+    trusted = teacher.module in recipe.modules or (isinstance(recipe.teacher, TeacherFile) and recipe.teacher.trust_modules)
+    refuse_modules(teacher, where=places.teacher.uri, trust=trusted)
     path = places.run / "path"
     back, student, data = recipe.backtracking, recipe.student, recipe.data
     exact = (

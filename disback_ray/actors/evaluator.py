@@ -8,8 +8,9 @@ from torch import Tensor
 
 from disback_ray.actors.calls import looks
 from disback_ray.algorithms.records import Drawn
+from disback_ray.data.prepared import DataSpec
 from disback_ray.data.prompts import PromptsData
-from disback_ray.data.sources import DataSpec, DigitsData, NoData
+from disback_ray.data.sources import DigitsData, ImagesData, NoData
 from disback_ray.errors import CheckpointError
 from disback_ray.evaluation.digit_judge import DigitJudge
 from disback_ray.evaluation.digit_measures import DigitMeasures
@@ -48,7 +49,7 @@ class Evaluator:
         self.run = run
         self.pictures = pictures
         self.measures: DigitMeasures | PointMeasures | PicturesOnly
-        if isinstance(data, NoData | PromptsData):
+        if isinstance(data, NoData | ImagesData | PromptsData):
             self.measures = PicturesOnly(shape, classes, LatentDecoder(latents) if latents else None)
         elif isinstance(data, DigitsData):
             judge = _judge(cache)

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from disback_ray.config import RoleResources
 from disback_ray.errors import ClusterError, DisbackError
 from disback_ray.storage import Folder
-from disback_ray.teachers.training import TeacherPlan, train_teacher
+from disback_ray.teachers.training import Looks, TeacherPlan, train_teacher
 
 REPORT_SECONDS = 0.5
 
@@ -70,6 +70,7 @@ def _worker(config: dict[str, Any]) -> None:
         train_teacher(
             config["plan"], config["folder"],
             report=report, rank=context.get_world_rank(), workers=context.get_world_size(), distribute=distribute,
+            looks=config["looks"],
         )  # fmt: skip
     except (DisbackError, _Stopped) as error:
         if isinstance(error, DisbackError):
@@ -79,11 +80,17 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def train_on_ray(
-    plan: TeacherPlan, folder: Folder, resources: RoleResources, *, gpus: float, watch: Callable[[int, float], bool]
+    plan: TeacherPlan,
+    folder: Folder,
+    resources: RoleResources,
+    *,
+    gpus: float,
+    watch: Callable[[int, float], bool],
+    looks: Looks | None = None,
 ) -> bool:
     """Trains the teacher into `folder`; False where it was stopped before its end.
 
-    gpus: for each worker.
+    gpus: for each worker; looks: pictures on the way.
     watch(step, loss) is called about twice a second and says whether to go on. Raises ClusterError, NonFiniteError, CheckpointError.
     """
     hosted: Any = ray.remote(num_cpus=0)(_Board)
@@ -91,7 +98,7 @@ def train_on_ray(
     label = {"ray.io/accelerator-type": resources.accelerator} if resources.accelerator else None
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"plan": plan, "folder": folder, "threads": resources.threads, "board": board},
+        train_loop_config={"plan": plan, "folder": folder, "threads": resources.threads, "board": board, "looks": looks},
         torch_config=TorchConfig(backend="nccl" if gpus and torch.distributed.is_nccl_available() else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.replicas,

@@ -14,7 +14,7 @@ from disback_ray.teachers.hub import is_hub_id
 
 Model = TypeVar("Model", bound=BaseModel)
 ON_HUB = (("teacher", "checkpoint"), ("student", "lora"))
-FILES = (*ON_HUB, ("teacher", "weights"), ("data", "file"))
+FILES = (*ON_HUB, ("teacher", "weights"), ("data", "file"), ("data", "path"))
 HUB_FORMATS = ("diffusers", "stable-diffusion")
 
 

@@ -15,15 +15,15 @@ from disback_ray.config.networks import StudentNetwork, check_network, check_stu
 from disback_ray.config.precision import FakeScoreNetwork, Precision
 from disback_ray.config.teacher import AnyTeacher, Teacher, TeacherModule, TextTeacher
 from disback_ray.data.prompts import PromptsData
-from disback_ray.data.sources import DigitsData, GridData, NoData, PointsData, RingData
+from disback_ray.data.sources import DigitsData, GridData, ImagesData, NoData, PointsData, RingData
 from disback_ray.evaluation.digit_judge import FEATURES
 from disback_ray.networks.module import ModuleSpec
 from disback_ray.networks.spec import Count, DenoiserSpec, MLPSpec, ResNetMLPSpec
 
-refuse_unknown_keys(DigitsData, RingData, GridData, NoData, PromptsData)
+refuse_unknown_keys(DigitsData, RingData, GridData, ImagesData, NoData, PromptsData)
 
 FakeInit = Literal["path_end", "teacher", "random"]
-AnyData = Annotated[DigitsData | RingData | GridData | NoData | PromptsData, Field(discriminator="kind")]
+AnyData = Annotated[DigitsData | RingData | GridData | ImagesData | NoData | PromptsData, Field(discriminator="kind")]
 
 
 class Student(Frozen):
@@ -168,9 +168,12 @@ class Recipe(Frozen):
             raise ValueError(f"teacher.network.kind: {teacher.network.kind} is not for data of kind {self.data.kind}")
         if teacher.exact_score and not points:
             raise ValueError(f"teacher.exact_score: no exact score is known for data of kind {self.data.kind}")
-        if not points and self.evaluation.samples is not None and self.evaluation.samples <= FEATURES:
+        self._check_samples()
+        digits = isinstance(self.data, DigitsData)
+        if digits and self.evaluation.samples is not None and self.evaluation.samples <= FEATURES:
             raise ValueError(f"evaluation.samples: {self.evaluation.samples}; the judge has {FEATURES} features: more are needed")
-        spec = DenoiserSpec(teacher.network, self.data.shape, self.data.classes, teacher.sigma_data)
+        classes = 0 if isinstance(self.data, ImagesData) else self.data.classes  # of images known once they are read
+        spec = DenoiserSpec(teacher.network, self.data.shape, classes, teacher.sigma_data)
         check_network(spec, "teacher.network")
         if self.student.network != "teacher":
             check_student(self.student.network, self.data.shape, self.data.kind)
@@ -182,13 +185,15 @@ class Recipe(Frozen):
         if isinstance(self.data, NoData):
             if len(teacher.shape) == 1:
                 raise ValueError("data.kind: none: points can't be shown without data: name ring or grid")
-            if self.evaluation.samples is not None:
-                raise ValueError(f"evaluation.samples: {self.evaluation.samples}: without data nothing is measured; leave it out")
+        elif isinstance(self.data, ImagesData):
+            if teacher.shape != self.data.shape:
+                raise ValueError(f"teacher.shape: {list(teacher.shape)}; the images of data have {list(self.data.shape)}")
         elif (teacher.shape, teacher.classes) != (self.data.shape, self.data.classes):
             raise ValueError(
                 f"teacher.shape, teacher.classes: {list(teacher.shape)}, {teacher.classes}; data of kind {self.data.kind} "
                 f"have {list(self.data.shape)}, {self.data.classes}"
             )
+        self._check_samples()
         if self.student.network != "teacher":
             check_student(self.student.network, teacher.shape, self.data.kind)
 
@@ -200,16 +205,21 @@ class Recipe(Frozen):
                 raise ValueError(
                     f"data.kind: {self.data.kind}: this teacher takes prompts: give data: {{kind: prompts, file: FILE}}"
                 )
-        elif not isinstance(self.data, NoData):
+        elif not isinstance(self.data, (NoData, ImagesData)):
             raise ValueError(
-                f"data.kind: {self.data.kind}: a teacher from a file brings its own shape; give data: {{kind: none}}"
+                f"data.kind: {self.data.kind}: a teacher from a file brings its own shape; give data: {{kind: none}}, or images of it"
             )
         elif self.student.lora is not None:
             raise ValueError(f"student.lora: {self.student.lora}: only for a teacher of format stable-diffusion")
         if isinstance(self.student.network, MLPSpec):
             raise ValueError("student.network.kind: mlp is for points, and a teacher from a file makes images")
-        if self.evaluation.samples is not None:
-            raise ValueError(f"evaluation.samples: {self.evaluation.samples}: without data nothing is measured; leave it out")
+        self._check_samples()
+
+    def _check_samples(self) -> None:
+        if isinstance(self.data, (NoData, ImagesData)) and self.evaluation.samples is not None:
+            raise ValueError(
+                f"evaluation.samples: {self.evaluation.samples}: with data of kind {self.data.kind} nothing is measured; leave it out"
+            )
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -20,7 +20,12 @@ refuse_unknown_keys(Expected, ExpectedPipeline)
 
 TEXT = "stable-diffusion"
 
-NAMES = {"edm": "an EDM file", "consistency": "a consistency file", "diffusers": "a folder of diffusers'"}
+NAMES = {
+    "edm": "an EDM file",
+    "consistency": "a consistency file",
+    "diffusers": "a folder of diffusers'",
+    "denoiser": "a folder of ours",
+}
 
 
 class TeacherTraining(Frozen):
@@ -51,7 +56,8 @@ class Teacher(Frozen):
 class TeacherFile(Frozen):
     """One from a file: EDM's .pkl, or openai's .pt of a consistency model, whose scalings the file doesn't tell.
 
-    Or, with format `diffusers`, from a folder of diffusers' or an id of the Hugging Face Hub: a DDPM or DDIM.
+    Or, with format `diffusers`, from a folder of diffusers' or an id of the Hugging Face Hub: a DDPM or DDIM; with `denoiser`, one of
+    `disback-ray teacher train`. trust_modules: that may name a module, whose code is then run.
     sampling_steps: of a diffusion model's, to look at; a consistency model draws in one.
     """
 
@@ -59,6 +65,7 @@ class TeacherFile(Frozen):
     format: Format
     scalings: Scalings = "boundary"
     expects: Expected = Expected()
+    trust_modules: bool = False
     sampling_steps: Annotated[int, Ge(2)] = 18
 
     @model_validator(mode="after")
@@ -69,6 +76,8 @@ class TeacherFile(Frozen):
             raise ValueError(
                 f"expects.network: {self.expects.network}: {NAMES[self.format]} has none of EDM's networks; leave it out"
             )
+        if self.trust_modules and self.format != "denoiser":
+            raise ValueError(f"trust_modules: true: {NAMES[self.format]} names no modules; leave it out")
         return self
 
     @property

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from disback_ray.algorithms.noise import Batch, Positive
@@ -95,5 +95,24 @@ class NoData:
     kind: Literal["none"] = "none"
 
 
+@dataclass(frozen=True)
+class ImagesData:
+    """Images of one's own: a folder, a zip or a parquet file. Their number and classes are known once they are read (prepared.py).
+
+    resolution: pixels a side, of each image's centre square; conditional: hand their labels to the networks; grey: one channel;
+    skip_corrupt: leave out images that can't be read, instead of refusing them all.
+    """
+
+    path: str
+    resolution: Annotated[int, Ge(1), Le(4096)]
+    conditional: bool = False
+    grey: bool = False
+    skip_corrupt: bool = False
+    kind: Literal["images"] = "images"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1 if self.grey else 3, self.resolution, self.resolution)
+
+
 PointsData = RingData | GridData
-DataSpec = DigitsData | RingData | GridData

@@ -13,15 +13,15 @@ from disback_ray.errors import CheckpointError
 from disback_ray.networks.imported import ConsistencySpec, EDMNetwork, EDMSpec, Scalings
 from disback_ray.networks.preconditioning import Preconditioning
 from disback_ray.networks.spec import Count, DenoiserSpec
-from disback_ray.storage import Folder
+from disback_ray.storage import Folder, digest
 from disback_ray.teachers.consistency import read_consistency_checkpoint
 from disback_ray.teachers.ddpm_folder import fingerprint, read_ddpm_folder
 from disback_ray.teachers.edm_pickle import read_edm_pickle
 from disback_ray.teachers.hub import diffusers_folder
-from disback_ray.teachers.saved import is_saved, load_spec, save_denoiser
+from disback_ray.teachers.saved import SETTINGS, is_saved, load_denoiser, load_spec, refuse_modules, save_denoiser
 
 FileFormat = Literal["edm", "consistency"]
-Format = FileFormat | Literal["diffusers"]  # the last is a folder
+Format = FileFormat | Literal["diffusers", "denoiser"]  # these are folders, the last one of our own
 
 MAX_BYTES = 8 << 30  # the largest published ones have about 2 GB
 ZIP, LEGACY, PICKLE = b"PK", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", b"\x80"
@@ -96,14 +96,25 @@ def read_teacher_folder(path: Path, *, name: str, expected: Expected) -> Teacher
     return TeacherCheckpoint(found.denoiser, found.spec, found.precision)
 
 
-def import_teacher(cache: Folder, file: str, *, format: Format, scalings: Scalings = "boundary", expected: Expected) -> Folder:
+def import_teacher(
+    cache: Folder,
+    file: str,
+    *,
+    format: Format,
+    scalings: Scalings = "boundary",
+    expected: Expected,
+    trust_modules: bool = False,
+) -> Folder:
     """Keeps a teacher as a denoiser's folder, named by the SHA-256 of its file or files, and returns that; once for the same bytes.
 
     file: a path or URI, and for a folder of diffusers' also an id of the Hugging Face Hub.
+    trust_modules: a folder of our own may name a module, whose code is then run.
     Raises what read_file and read_teacher, or diffusers_folder and read_teacher_folder, raise; then nothing is written.
     """
     if format == "diffusers":
         return _import_folder(cache, file, expected)
+    if format == "denoiser":
+        return _import_denoiser(cache, file, expected, trust_modules)
     data = read_file(file)
     kind = format if format == "edm" else f"{format}-{scalings}-{expected.resolution or 'any'}"
     folder = cache / f"{kind}-{hashlib.sha256(data).hexdigest()}"
@@ -123,6 +134,23 @@ def _import_folder(cache: Folder, where: str, expected: Expected) -> Folder:
             return folder
         checkpoint = read_teacher_folder(path, name=where, expected=expected)
         save_denoiser(folder, checkpoint.spec, checkpoint.denoiser.state_dict())
+    return folder
+
+
+def _import_denoiser(cache: Folder, where: str, expected: Expected, trust_modules: bool) -> Folder:
+    source = Folder.at(where)
+    if not is_saved(source):
+        raise CheckpointError(
+            f"{where}: no finished teacher is there (it has no {SETTINGS}); `disback-ray teacher train` makes them"
+        )
+    spec = load_spec(source)
+    refuse_modules(spec, where=where, trust=trust_modules)
+    _check(spec, expected, where)
+    weights = load_denoiser(source).state_dict()
+    key = json.dumps(spec.to_json(), sort_keys=True) + digest(weights)
+    folder = cache / f"denoiser-{hashlib.sha256(key.encode()).hexdigest()}"
+    if not is_saved(folder):
+        save_denoiser(folder, spec, weights)
     return folder
 
 

@@ -14,6 +14,8 @@ from disback_ray.storage import Folder
 
 SETTINGS, WEIGHTS = "denoiser.json", "model.safetensors"
 Module = TypeVar("Module", bound=nn.Module)
+TRAINING = "teacher.json"
+"""Beside them, of one that `teacher train` makes: what it is made of, and how far it is."""
 
 
 def save_denoiser(folder: Folder, spec: DenoiserSpec, weights: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,8 @@ import torch
 from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.config import load_recipe
 from disback_ray.data.digits import load_digits
-from disback_ray.data.sources import DataSpec, DigitsData, GridData, RingData
+from disback_ray.data.prepared import DataSpec
+from disback_ray.data.sources import DigitsData, GridData, RingData
 
 WHOLE = Batch(seed=1, stage="teacher", step=2, first=0, size=6000)
 MIXTURES = [RingData(), RingData(modes=5, radius=1.0, std=0.02), GridData(), GridData(side=2, spacing=3.0, std=0.3)]

@@ -13,6 +13,7 @@ from disback_ray.data.sources import DigitsData, RingData
 from disback_ray.errors import CheckpointError, NonFiniteError
 from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, ResNetMLPSpec
 from disback_ray.storage import Folder
+from disback_ray.teachers import training
 from disback_ray.teachers.mixture import ExactMixture
 from disback_ray.teachers.saved import load_denoiser
 from disback_ray.teachers.training import UNFINISHED, TeacherPlan, train_teacher
@@ -104,13 +105,28 @@ def test_only_the_first_worker_reports_and_writes(tmp_path: Path) -> None:
 LONG = replace(RING, steps=130, ema=0.9, optimiser=OptimiserSettings(lr=1e-3, decay_after=0.0))
 
 
-def test_going_on_from_an_unfinished_training_is_going_straight_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "kept"), [("asked to stop", 117), ("killed", 100)])
+def test_going_on_from_an_unfinished_training_is_going_straight_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, kept: int
+) -> None:
     straight, broken = Folder.at(tmp_path / "straight"), Folder.at(tmp_path / "broken")
     losses, _ = train(LONG, straight)
-    train(LONG, broken, upto=117)
-    assert broken.names() == [UNFINISHED], "kept after step 100, and nothing that looks finished"
+    if how == "killed":
+        loss = training._loss
+
+        def dies(plan: TeacherPlan, denoiser: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+            if batch.step == 117:
+                raise InterruptedError
+            return loss(plan, denoiser, batch, device)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "_loss", dies)
+            train(LONG, broken, upto=118)
+    else:
+        train(LONG, broken, upto=117)
+    assert broken.names() == [UNFINISHED], "and nothing that looks finished"
     again, _ = train(LONG, broken)
-    assert again == losses[100:]
+    assert again == losses[kept:]
     assert broken.read("model.safetensors") == straight.read("model.safetensors")
 
 

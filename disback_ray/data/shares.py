@@ -1,0 +1,109 @@
+"""Parts of a folder, a zip or a parquet file: what one process reads at once. They travel; open files don't."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from disback_ray.data.pixels import MOST_BYTES
+from disback_ray.errors import CheckpointError
+from disback_ray.storage import Folder
+
+Encoded = tuple[str, bytes]
+"""An image's name, for errors, and its file's bytes; none where they can't be had."""
+
+
+@dataclass(frozen=True)
+class FolderShare:
+    """Some files of a folder."""
+
+    folder: Folder
+    names: tuple[str, ...]
+
+    def read(self) -> Iterator[Encoded]:
+        """Raises CheckpointError where a file is not there (any more)."""
+        for name in self.names:
+            yield name, self.folder.read(name)
+
+
+@dataclass(frozen=True)
+class ZipShare:
+    """Some members of a zip."""
+
+    folder: Folder
+    file: str
+    names: tuple[str, ...]
+
+    def read(self) -> Iterator[Encoded]:
+        """Raises CheckpointError where the zip is not there (any more) or damaged as a whole."""
+        with open_zip(self.folder, self.file) as archive:
+            for name in self.names:
+                yield name, read_member(archive, name)
+
+
+@dataclass(frozen=True)
+class ParquetShare:
+    """A row group of a parquet file. column: of the images."""
+
+    folder: Folder
+    file: str
+    group: int
+    column: str
+
+    def read(self) -> Iterator[Encoded]:
+        """Raises CheckpointError where the file is not there (any more) or damaged."""
+        with self.folder.open_file(self.file) as opened, one_line(f"{self.folder.uri}/{self.file}"):
+            table = pq.ParquetFile(opened)
+            row = sum(table.metadata.row_group(group).num_rows for group in range(self.group))
+            for batch in table.iter_batches(batch_size=64, row_groups=[self.group], columns=[self.column]):
+                for value in batch.column(0).to_pylist():
+                    yield f"{self.file} row {row}", _bytes_of(value)
+                    row += 1
+
+
+Share = FolderShare | ZipShare | ParquetShare
+
+
+def open_zip(folder: Folder, file: str) -> zipfile.ZipFile:
+    """Raises CheckpointError where it is missing or no zip."""
+    try:
+        return zipfile.ZipFile(folder.open_file(file))
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise CheckpointError(f"{folder.uri}/{file}: not a zip, or damaged: {' '.join(str(error).split())[:120]}") from None
+
+
+def read_member(archive: zipfile.ZipFile, name: str, *, most: int = MOST_BYTES) -> bytes:
+    """A member's bytes, `most` + 1 at most, whatever the zip says of it; none where it is damaged. Decoding says what is wrong."""
+    try:
+        with archive.open(name) as member:
+            return member.read(most + 1)  # one more than is allowed, which tells
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        KeyError,
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+    ):  # RuntimeError: it is encrypted
+        return b""
+
+
+@contextmanager
+def one_line(where: str) -> Iterator[None]:
+    """Arrow's own errors as CheckpointError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise CheckpointError(f"{where}: not parquet, or damaged: {(str(error).splitlines() or [''])[0][:160]}") from None
+
+
+def _bytes_of(value: Any) -> bytes:
+    """Of a column of bytes, or of Hugging Face's {bytes, path}."""
+    found = value.get("bytes") if isinstance(value, dict) else value
+    return found if isinstance(found, bytes) else b""
