@@ -216,7 +216,7 @@ class Recipe(Frozen):
         self._check_samples()
 
     def _check_samples(self) -> None:
-        if isinstance(self.data, (NoData, ImagesData)) and self.evaluation.samples is not None:
+        if isinstance(self.data, (NoData, ImagesData, PromptsData)) and self.evaluation.samples is not None:
             raise ValueError(
                 f"evaluation.samples: {self.evaluation.samples}: with data of kind {self.data.kind} nothing is measured; leave it out"
             )
