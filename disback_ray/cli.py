@@ -118,6 +118,10 @@ def sample(
         Literal["heun", "ddim"] | None,
         typer.Option(help="Of a diffusion teacher; by default DDIM for DDPMs, Heun's method for all else."),
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a text-to-image model, in place of those it was trained with. Repeatable: taken in turn."),
+    ] = None,
     out: Annotated[
         str, typer.Option(help="Where to: a .png (a picture) or an .npz (arrays x and, with classes, labels).")
     ] = "samples.png",
@@ -130,7 +134,7 @@ def sample(
     if not out.endswith((".png", ".npz")):
         raise ConfigError(f"--out {out}: name a .png or an .npz file")
     found = load_model(model, steps=steps, sampler=sampler, trust_modules=trust_modules)
-    save_samples(found, n, seed=seed, out=Path(out))
+    save_samples(found, n, seed=seed, out=Path(out), prompts=prompt)
     print(out)
 
 

@@ -5,24 +5,29 @@ from pathlib import Path
 from torch import nn
 
 from disback_ray.actors.generator import SETTINGS as GENERATOR
+from disback_ray.algorithms.vp_schedule import VPSchedule
 from disback_ray.errors import CheckpointError
 from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.module import ModuleSpec
 from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, GeneratorSpec, MLPSpec
+from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.run_folder import SUMMARY, is_run
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher, read_teacher_folder
 from disback_ray.teachers.drawing import limits
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
+from disback_ray.teachers.pipeline import NAMES, is_pipeline
 from disback_ray.teachers.saved import SETTINGS as DENOISER
-from disback_ray.teachers.saved import TRAINING, WEIGHTS, load_denoiser, load_spec, load_strictly, refuse_modules
+from disback_ray.teachers.saved import TRAINING, WEIGHTS, built, load_denoiser, load_spec, refuse_modules
+from disback_ray.teachers.text_teacher import read_text_teacher
 
 Facts = dict[str, str]
 
 U_NETS = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM"}
 PRECONDITIONINGS = {"EDMPrecond": "EDM", "VPPrecond": "VP", "VEPrecond": "VE"}
 PREDICTIONS = {"x0": "x_0", "sample": "x_0", "epsilon": "ε", "v": "v", "v_prediction": "v"}
+PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SCALINGS = {"boundary": "consistency model", "standard": "diffusion model of openai's consistency models"}
 
 
@@ -73,13 +78,37 @@ def _file(name: str) -> Facts:
 
 def _diffusers(name: str) -> Facts:
     with diffusers_folder(name) as path:
+        if is_pipeline(path):
+            return _pipeline(path, name)
         found = read_teacher_folder(path, name=name, expected=Expected())
     facts = {"kind": "diffusers' folder: teacher.format: diffusers", **_denoiser(found.spec, found.denoiser)}
     return facts | {"precision": f"{found.precision} in the file; float32 here"}
 
 
+def _pipeline(path: Path, name: str) -> Facts:
+    spec, denoiser, pipeline = read_text_teacher(path, name=name)
+    facts = {"kind": f"diffusers' pipeline of {NAMES[pipeline.family]}: teacher.format: stable-diffusion"}
+    facts |= _denoiser(spec, denoiser)
+    return facts | {"precision": f"{PRECISIONS.get(pipeline.precision, pipeline.precision)} in the U-Net's file; float32 here"}
+
+
+def _text(spec: DenoiserSpec, network: TextUNetSpec) -> Facts:
+    """What is different where samples are latents and conditions are prompts."""
+    size = " × ".join(map(str, spec.shape))
+    count = f", {spec.classes} encoded" if spec.classes else ""
+    return {
+        "images": f"3 × {network.pixels} × {network.pixels}, in [-1, 1], of latents {size} (channels, height, width)",
+        "conditioning": f"prompts{count}",
+    }
+
+
 def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
     network = spec.network
+    if isinstance(network, TextUNetSpec):
+        lora = f", with a LoRA of rank {network.lora['r']}" if network.lora else ""
+        what = f"diffusers' UNet2DConditionModel{lora}, predicts {PREDICTIONS[network.prediction]}, {_times(network.schedule)}"
+        rest = {"parameters": _count(denoiser), "precision": "float32", "σ": _sigmas(spec, denoiser)}
+        return {"network": what, **_text(spec, network), **rest}
     if isinstance(network, EDMSpec):
         what = f"{U_NETS[network.network]}, {PRECONDITIONINGS[network.precond]} preconditioning"
     elif isinstance(network, ConsistencySpec):
@@ -87,8 +116,7 @@ def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
     elif isinstance(network, ModuleSpec):
         what = f"the module {network.module}, which gives {PREDICTIONS[network.prediction]}"
     elif isinstance(network, DDPMSpec):
-        betas = "β of a table" if network.schedule.betas else f"{network.schedule.kind.replace('_', ' ')} β"
-        what = f"diffusers' UNet2DModel, predicts {PREDICTIONS[network.prediction]}, {network.schedule.steps} times, {betas}"
+        what = f"diffusers' UNet2DModel, predicts {PREDICTIONS[network.prediction]}, {_times(network.schedule)}"
     else:
         what = f"{'DDPM++' if isinstance(network, DDPMppSpec) else 'residual MLP'}, EDM preconditioning"
     return {
@@ -100,8 +128,13 @@ def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
     }
 
 
+def _times(schedule: VPSchedule) -> str:
+    betas = "β of a table" if schedule.betas else f"{schedule.kind.replace('_', ' ')} β"
+    return f"{schedule.steps} times, {betas}"
+
+
 def _sigmas(spec: DenoiserSpec, denoiser: nn.Module) -> str:
-    if isinstance(spec.network, DDPMSpec):
+    if isinstance(spec.network, DDPMSpec | TextUNetSpec):
         return f"{spec.network.schedule.sigma_min:.3g} … {spec.network.schedule.sigma_max:.4g}, of its times"
     low, high = limits(denoiser)
     return f"{low:.3g} … {high:.3g} when sampled; σ_data {spec.sigma_data:g}"
@@ -111,8 +144,8 @@ def _generator(folder: Folder, trust_modules: bool) -> Facts:
     settings = folder.read_json(GENERATOR)
     spec = GeneratorSpec.from_json(settings)
     refuse_modules(spec, where=folder.uri, trust=trust_modules)
-    network = spec.build()
-    load_strictly(network, folder.read_tensors(WEIGHTS, sha256=settings.get("weights", {}).get("sha256")), where=folder.uri)
+    weights = folder.read_tensors(WEIGHTS, sha256=settings.get("weights", {}).get("sha256"))
+    network = built(spec, spec.build, weights, where=folder.uri)
     if isinstance(spec.network, MLPSpec):
         return {
             "network": "MLP, one step",

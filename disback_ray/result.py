@@ -1,6 +1,7 @@
 """What a run leaves: its figures, its files, and the one-step generator."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +17,24 @@ from disback_ray.device import best_device
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.pictures import image_grid, snapshots
+from disback_ray.prompting import as_images, hearing, text_network_of
 from disback_ray.run_folder import SUMMARY
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher, read_teacher_folder
-from disback_ray.teachers.drawing import Sampler, draw_from_teacher, draws_in_one_step, most_steps, sampler_of
+from disback_ray.teachers.drawing import (
+    Sampler,
+    draw_from_teacher,
+    draws_in_one_step,
+    most_at_once,
+    most_steps,
+    sampler_of,
+)
+from disback_ray.teachers.guidance import NONE, USUAL
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
+from disback_ray.teachers.pipeline import is_pipeline
 from disback_ray.teachers.saved import SETTINGS as SETTINGS_OF_DENOISER
 from disback_ray.teachers.saved import WEIGHTS, built, load_denoiser, load_spec, refuse_modules
+from disback_ray.teachers.text_teacher import read_text_teacher
 
 DEFAULT_STEPS: dict[Sampler, int] = {"heun": 18, "ddim": 50}
 
@@ -33,37 +45,60 @@ class Model(Protocol):
     @property
     def classes(self) -> int: ...
 
-    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None, first: int = 0) -> Tensor: ...
+    def generate(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        labels: Tensor | list[int] | None = None,
+        first: int = 0,
+        prompts: Sequence[str] | None = None,
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class TeacherModel:
-    """A teacher to look at. steps: of the sampler; a consistency model draws in one."""
+    """A teacher to look at. steps: of the sampler; a consistency model draws in one. guidance: to its prompts."""
 
     denoiser: nn.Module
     spec: DenoiserSpec
     steps: int
     sampler: Sampler
+    guidance: float = NONE
 
     @property
     def classes(self) -> int:
         return self.spec.classes
 
-    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None, first: int = 0) -> Tensor:
+    def generate(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        labels: Tensor | list[int] | None = None,
+        first: int = 0,
+        prompts: Sequence[str] | None = None,
+    ) -> Tensor:
         """n samples: [n, C, H, W] in [-1, 1], or points [n, 2]; those that a run's pictures of the teacher show for the same seed.
 
         labels: [n] class ids; None takes the classes evenly. first: the number of the first sample, of a seed's many.
-        Raises ConfigError where n or the labels don't fit.
+        prompts: of a text-to-image teacher, taken evenly, in place of those that it was told.
+        Raises ConfigError where n, the labels or the prompts don't fit.
         """
         device = best_device()
+        network = text_network_of(self.spec)
+        if network is not None and prompts is None and not self.classes:
+            raise ConfigError("--prompt: this teacher draws what a prompt says: give one")
         denoiser = self.denoiser.to(device)
 
         def sample(z: Tensor, condition: Tensor | None) -> Tensor:
-            return draw_from_teacher(denoiser, z, condition, steps=self.steps, sampler=self.sampler)
+            return draw_from_teacher(denoiser, z, condition, steps=self.steps, sampler=self.sampler, guidance=self.guidance)
 
-        return draw_in_chunks(
-            sample, _wanted(n, self.spec.shape, labels, self.classes), seed=seed, device=device, first=first
-        ).cpu()
+        with hearing(denoiser, network, prompts) as number:
+            wanted = _wanted(n, self.spec.shape, labels, self.classes if number is None else number)
+            most = most_at_once(denoiser)
+            drawn = draw_in_chunks(sample, wanted, seed=seed, device=device, first=first, most=most)
+        return as_images(drawn, network)
 
 
 @dataclass(frozen=True)
@@ -106,17 +141,28 @@ class RunResult:
         settings: dict[str, Any] = (self.folder / "generator").read_json(SETTINGS)
         return settings
 
-    def generate(self, n: int, *, seed: int = 0, labels: Tensor | list[int] | None = None, first: int = 0) -> Tensor:
+    def generate(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        labels: Tensor | list[int] | None = None,
+        first: int = 0,
+        prompts: Sequence[str] | None = None,
+    ) -> Tensor:
         """n one-step samples: [n, C, H, W] in [-1, 1], or points [n, 2]. labels: [n] class ids; None takes the classes evenly.
 
-        first: the number of the first sample, of a seed's many.
-        Raises CheckpointError where the generator is missing, damaged, or a module that isn't trusted, ConfigError where n or the
-        labels don't fit it.
+        first: the number of the first sample, of a seed's many. prompts: of a text-to-image generator, taken evenly; its classes are
+        the numbers of the prompts that it was trained with.
+        Raises CheckpointError where the generator is missing, damaged, or a module that isn't trusted, ConfigError where n, the
+        labels or the prompts don't fit it.
         """
         spec, network = self.generator()
-        wanted = _wanted(n, spec.shape, labels, spec.classes)
-        device = best_device()
-        return draw(network.to(device), dict(network.state_dict()), wanted, seed=seed, device=device, first=first).cpu()
+        device, text = best_device(), text_network_of(spec)
+        with hearing(network, text, prompts) as number:
+            wanted = _wanted(n, spec.shape, labels, spec.classes if number is None else number)
+            drawn = draw(network.to(device), dict(network.state_dict()), wanted, seed=seed, device=device, first=first)
+        return as_images(drawn, text)
 
     def generator(self) -> tuple[GeneratorSpec, nn.Module]:
         """G(z, class ids) with the averaged weights, in `eval` mode, and its settings.
@@ -158,7 +204,8 @@ def load_teacher(
     most = most_steps(denoiser, chosen)
     if steps is not None and not 1 <= steps <= most:
         raise ConfigError(f"--steps {steps}: {'at least one' if steps < 1 else f'{where} knows {most:.0f} times of noise'}")
-    return TeacherModel(denoiser, spec, steps or int(min(DEFAULT_STEPS[chosen], most)), chosen)
+    guidance = NONE if text_network_of(spec) is None else USUAL
+    return TeacherModel(denoiser, spec, steps or int(min(DEFAULT_STEPS[chosen], most)), chosen, guidance)
 
 
 def _teacher(where: str, *, trust_modules: bool) -> tuple[nn.Module, DenoiserSpec]:
@@ -168,6 +215,11 @@ def _teacher(where: str, *, trust_modules: bool) -> tuple[nn.Module, DenoiserSpe
         found = read_teacher(data, name=where, format=format_of(data, name=where), expected=Expected())
     elif is_diffusers(where):
         with diffusers_folder(where) as path:
+            if is_pipeline(path):
+                if "://" in where:
+                    raise ConfigError(f"{where}: copy the pipeline to this machine")
+                spec, denoiser, _ = read_text_teacher(path, name=where)
+                return denoiser, spec
             found = read_teacher_folder(path, name=where, expected=Expected())
     else:
         spec = load_spec(Folder.at(where))
@@ -207,15 +259,16 @@ def _classes(n: int, labels: Tensor | list[int] | None, classes: int) -> Tensor 
     return chosen
 
 
-def save_samples(model: Model, n: int, *, seed: int, out: Path) -> None:
+def save_samples(model: Model, n: int, *, seed: int, out: Path, prompts: Sequence[str] | None = None) -> None:
     """Writes samples as a picture (.png) or as arrays (.npz). Raises ConfigError, CheckpointError."""
-    x = model.generate(n, seed=seed)
+    x = model.generate(n, seed=seed, prompts=prompts)
+    classes = model.classes if prompts is None else len(prompts)
     data = io.BytesIO()
     if out.suffix == ".png":
         data.write(image_grid(x, columns=max(1, round(n**0.5))) if x.ndim == 4 else snapshots([("", x)], x[:0]))
     else:
-        if model.classes:
-            np.savez(data, x=x.numpy(), labels=classes_evenly(n, model.classes).numpy())
+        if classes:
+            np.savez(data, x=x.numpy(), labels=classes_evenly(n, classes).numpy())
         else:
             np.savez(data, x=x.numpy())
     try:

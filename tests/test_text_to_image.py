@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import disback_ray
 from disback_ray import theatre
 from disback_ray.actors import prompt_encoder
 from disback_ray.actors.company import Places, parts
+from disback_ray.algorithms.noise import Batch
 from disback_ray.config import ClusterConfig, load_recipe
+from disback_ray.exports.export import export
+from disback_ray.hugging_face import diffusers
+from disback_ray.inspection import inspect
 from disback_ray.storage import Folder
 
 NAME = "sd15-lcm-lora"
@@ -108,3 +113,66 @@ def test_settings_that_contradict_are_one_line(storage: Path, override: str, mes
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (storage / "other").exists()
+
+
+def test_samples_are_images_of_the_prompts_asked_for(here: disback_ray.RunResult, storage: Path, command: Any) -> None:
+    """The same with a prompt's number as with the prompt itself; and what `run` drew."""
+    few = (Path(disback_ray.__file__).parent / "configs" / "prompts" / "few.txt").read_text().splitlines()
+    numbered = here.generate(3, seed=5, labels=[0, 4, 11])
+    assert numbered.shape == (3, 3, 16, 16)
+    told = here.generate(3, seed=5, prompts=[few[0], few[4], few[11]])
+    torch.testing.assert_close(told, numbered, rtol=1e-3, atol=1e-3)
+    assert (here.generate(3, seed=5, prompts=["no", "such", "words"]) - numbered).abs().max() > 1e-3
+    said = command(
+        "sample", here.folder.uri, "--n", "2", "--prompt", "a cat", "--prompt", "a dog", "--out", str(storage / "x.npz")
+    )
+    assert said.status == 0
+    assert "--prompt, number 2: empty" in command("sample", here.folder.uri, "--prompt", "a", "--prompt", " ").complaint
+    assert "82 tokens" in command("sample", here.folder.uri, "--n", "1", "--prompt", "a" * 80).complaint
+    pipeline = str(storage / "teachers" / "tiny" / "sd")
+    out = str(storage / "x.png")
+    assert command("sample", pipeline, "--n", "1", "--steps", "2", "--prompt", "a cat", "--out", out).status == 0
+    assert "--prompt: this teacher draws what a prompt says" in command("sample", pipeline, "--n", "1").complaint
+
+
+def test_inspect_says_what_they_are(here: disback_ray.RunResult, storage: Path) -> None:
+    pipeline = inspect(storage / "teachers" / "tiny" / "sd")
+    assert pipeline["kind"] == "diffusers' pipeline of Stable Diffusion: teacher.format: stable-diffusion"
+    assert pipeline["network"] == "diffusers' UNet2DConditionModel, predicts ε, 1000 times, scaled linear β"
+    assert pipeline["images"] == "3 × 16 × 16, in [-1, 1], of latents 4 × 8 × 8 (channels, height, width)"
+    assert (pipeline["conditioning"], pipeline["precision"]) == ("prompts", "float32 in the U-Net's file; float32 here")
+    assert pipeline["σ"] == "0.0292 … 14.61, of its times"
+    run = inspect(here.folder.uri)
+    assert run["network"].startswith("diffusers' UNet2DConditionModel, with a LoRA of rank 64, predicts ε")
+    assert (run["conditioning"], run["σ"]) == ("prompts, 12 encoded", "one step from σ = 14.61")
+
+
+def test_the_export_is_a_pipeline_that_gives_the_same_images(here: disback_ray.RunResult, storage: Path, tmp_path: Path) -> None:
+    folder = export(here.folder.uri, tmp_path / "pipeline", to="diffusers")
+    card = (folder / "README.md").read_text()
+    assert '"timesteps": [999], "num_inference_steps": 1, "guidance_scale": 0.0' in card
+    pipeline = diffusers().DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = ["a cat", "two dogs in the rain"]
+    z = Batch(7, "draw", 0, 0, 2).normal("z", (4, 8, 8))
+    theirs = pipeline(
+        prompts, latents=z, timesteps=[999], num_inference_steps=1, guidance_scale=0.0, output_type="pt", return_dict=False
+    )[0]
+    ours = here.generate(2, seed=7, prompts=prompts)
+    torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, rtol=0, atol=2e-3)
+    lora = export(here.folder.uri, tmp_path / "lora", to="safetensors")
+    start = diffusers().DiffusionPipeline.from_pretrained(storage / "teachers" / "tiny" / "sd")
+    start.load_lora_weights(str(lora), weight_name="model.safetensors")
+    start.scheduler = pipeline.scheduler
+    start.set_progress_bar_config(disable=True)
+    again = start(
+        prompts, latents=z, timesteps=[999], num_inference_steps=1, guidance_scale=0.0, output_type="pt", return_dict=False
+    )[0]
+    torch.testing.assert_close(again, theirs, rtol=0, atol=2e-3)
+
+
+def test_lower_precision_and_a_lora_as_the_fake_score_play_too(storage: Path, here: disback_ray.RunResult) -> None:
+    low = "precision={teacher: bf16, path_node: bf16, fake_score: bf16, generator: bf16}"
+    more = (low, "fake_score.lora={rank: 4}", "student.checkpointing=true", "fake_score.checkpointing=true", "name=low")
+    run = play(storage, in_process=True, overrides=more)
+    assert run.summary["status"] == "complete"

@@ -14,6 +14,7 @@ from disback_ray.networks.imported import Scalings
 from disback_ray.networks.module import ModuleSpec, Prediction
 from disback_ray.networks.spec import Count, DenoiserSpec
 from disback_ray.teachers.checkpoint import Expected, Format
+from disback_ray.teachers.guidance import USUAL
 from disback_ray.teachers.text_teacher import ExpectedPipeline
 
 refuse_unknown_keys(Expected, ExpectedPipeline)
@@ -121,7 +122,7 @@ class TextTeacher(Frozen):
 
     checkpoint: str
     format: Literal["stable-diffusion"]
-    guidance: Annotated[float, Ge(1), Lt(math.inf)] = 8.0
+    guidance: Annotated[float, Ge(1), Lt(math.inf)] = USUAL
     path_guidance: Annotated[float, Ge(1), Lt(math.inf)] | None = None
     expects: ExpectedPipeline = ExpectedPipeline()
     sampling_steps: Annotated[int, Ge(2)] = 50

@@ -28,7 +28,7 @@ class PromptsData:
 
 @dataclass(frozen=True)
 class Prompts:
-    """texts: none is empty. where: the file; unit: what its prompts are, 'line' or 'row'."""
+    """texts: none is empty. where: the key and the file; unit: what its prompts are, 'line' or 'row'."""
 
     texts: tuple[str, ...]
     where: str
@@ -38,7 +38,7 @@ class Prompts:
         return len(self.texts)
 
     def place(self, index: int) -> str:
-        """Where a prompt stands, for errors: 'prompts.txt, line 3'."""
+        """Where a prompt stands, for errors: 'data.file: prompts.txt, line 3'."""
         return f"{self.where}, {self.unit} {index + 1}"
 
 
@@ -52,14 +52,14 @@ def read_prompts(data: PromptsData) -> Prompts:
     except CheckpointError as error:
         raise ConfigError(f"data.file: {error}") from None
     if data.file.endswith(".parquet"):
-        prompts = Prompts(tuple(text.strip() for text in _column(content, data)), data.file, "row")
+        prompts = Prompts(tuple(text.strip() for text in _column(content, data)), f"data.file: {data.file}", "row")
     else:
-        prompts = Prompts(tuple(text.strip() for text in _lines(content, data)), data.file, "line")
+        prompts = Prompts(tuple(text.strip() for text in _lines(content, data)), f"data.file: {data.file}", "line")
     if not prompts.texts:
         raise ConfigError(f"data.file: {data.file}: holds no prompts")
     for index, text in enumerate(prompts.texts):
         if not text:
-            raise ConfigError(f"data.file: {prompts.place(index)}: empty; give a prompt, or delete the {prompts.unit}")
+            raise ConfigError(f"{prompts.place(index)}: empty; give a prompt, or delete the {prompts.unit}")
     return prompts
 
 

@@ -45,14 +45,16 @@ class TextUNetSpec:
             object.__setattr__(self, "ddim", DDIMSettings(**self.ddim))
 
     def build(self, shape: tuple[int, ...], *, classes: int) -> VPTablePrecond:
-        """With fresh weights; those that aren't to be trained know it."""
+        """With fresh weights; those that aren't to be trained know it. It takes prompts, also where it has been told none yet."""
         unet = diffusers().UNet2DConditionModel.from_config(self.config)
         if self.lora is not None:
             unet = peft().inject_adapter_in_model(peft().LoraConfig(**self.lora), unet)
             for name, parameter in unet.named_parameters():
                 parameter.requires_grad_(LORA_MARK in name)
         network = TextUNet(unet, pixels=self.pixels, prompts=Folder(self.prompts))
-        return VPTablePrecond(network, schedule=self.schedule, prediction=self.prediction, ddim=self.ddim, label_dim=classes)
+        return VPTablePrecond(
+            network, schedule=self.schedule, prediction=self.prediction, ddim=self.ddim, label_dim=max(classes, 1)
+        )
 
 
 class TextUNet(nn.Module):
@@ -70,6 +72,10 @@ class TextUNet(nn.Module):
         """Opened when first asked for. Raises CheckpointError where it is not whole."""
         self._table = self._table or PromptTable(self.prompts)
         return self._table
+
+    def tell(self, prompts: Folder) -> None:
+        """Lets it hear another table's prompts."""
+        self.prompts, self._table = prompts, None
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         """x: [B, 4, H, W] latents, time: [B] or [1], condition: int64 [B] prompt numbers, -1 or None for none → like x."""

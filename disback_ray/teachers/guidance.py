@@ -5,7 +5,8 @@ from torch import Tensor
 
 from disback_ray.algorithms.sampling import Denoise
 
-NONE = 1.0
+NONE, USUAL = 1.0, 8.0
+"""The second is the authors' for SDXL."""
 
 
 def guided(denoiser: Denoise, scale: float) -> Denoise:

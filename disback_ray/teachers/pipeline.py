@@ -61,6 +61,11 @@ class Pipeline:
             return str(file.get_slice(next(iter(file.keys()))).get_dtype())
 
 
+def family_of(folder: Folder) -> Family:
+    """Of a pipeline's folder that open_pipeline has taken. Raises CheckpointError where its index is gone."""
+    return FAMILIES[folder.read_json(INDEX)["_class_name"]]
+
+
 def is_pipeline(path: Path) -> bool:
     """Whether a folder of diffusers' is a pipeline that takes prompts, and not a single U-Net with its scheduler."""
     try:

@@ -14,7 +14,8 @@ from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.hugging_face import transformers
 from disback_ray.networks.prompt_table import TEXTS, Embedded
 from disback_ray.storage import Folder
-from disback_ray.teachers.pipeline import FACTS, Family, encoders_digest
+from disback_ray.teachers.hub import INDEX
+from disback_ray.teachers.pipeline import Family, encoders_digest, family_of
 
 AT_ONCE = 16
 KINDS: dict[Family, tuple[tuple[str, str], ...]] = {
@@ -95,7 +96,7 @@ def check_lengths(prompts: Prompts, path: Path, family: Family) -> None:
             for index, ids in enumerate(tokenizer(list(prompts.texts[first : first + 1000])).input_ids, start=first):
                 if len(ids) > most:
                     raise ConfigError(
-                        f"data.file: {prompts.place(index)}: {len(ids)} tokens, and the text encoder takes {most}: shorten the prompt"
+                        f"{prompts.place(index)}: {len(ids)} tokens, and the text encoder takes {most}: shorten the prompt"
                     )
 
 
@@ -114,8 +115,8 @@ def put_texts(table: Folder, prompts: Prompts) -> None:
 def load_encoders(pipeline: Folder, *, device: torch.device) -> TextEncoders:
     """Those of an imported pipeline. Raises CheckpointError where it is not whole."""
     with pipeline.here() as path:
-        family = pipeline.read_json(FACTS)["family"]
-        zeros = family == "sdxl" and pipeline.read_json("model_index.json").get("force_zeros_for_empty_prompt", True)
+        family = family_of(pipeline)
+        zeros = family == "sdxl" and pipeline.read_json(INDEX).get("force_zeros_for_empty_prompt", True)
         return TextEncoders(path, family, zeros_for_empty=zeros, device=device)
 
 

@@ -3,7 +3,10 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from disback_ray.data.prompts import PromptsData, read_prompts
 from disback_ray.errors import CheckpointError
@@ -16,7 +19,7 @@ from disback_ray.teachers.hub import diffusers_folder
 from disback_ray.teachers.lora import read_lora
 from disback_ray.teachers.pipeline import FACTS, Family, Pipeline, import_pipeline, open_pipeline
 from disback_ray.teachers.prompt_encoding import check_lengths, put_texts, table_folder
-from disback_ray.teachers.saved import is_saved, load_spec, save_reference
+from disback_ray.teachers.saved import built, is_saved, load_spec, save_reference
 
 ADAPTER = "lora.safetensors"
 
@@ -73,14 +76,30 @@ def save_text_teacher(cache: Folder, pipeline: Pipeline, imported: Folder, table
     Raises CheckpointError.
     """
     folder = cache / f"{imported.name}-{table.name}"
-    network = TextUNetSpec(
-        config=_plain(pipeline.unet), schedule=pipeline.schedule, prediction=pipeline.prediction, ddim=pipeline.ddim,
-        pixels=pipeline.pixels, pipeline=imported.uri, prompts=table.uri,
-    )  # fmt: skip
-    spec = DenoiserSpec(network, pipeline.latents, prompts, own_sigma_data(pipeline.prediction))
+    spec = _spec(pipeline, imported, table=table.uri, prompts=prompts)
     if not is_saved(folder) or load_spec(folder) != spec:  # the storage may have moved since
         save_reference(folder, spec, _unet_weights(imported))
     return folder
+
+
+def read_text_teacher(path: Path, *, name: str) -> tuple[DenoiserSpec, nn.Module, Pipeline]:
+    """The denoiser of a pipeline's folder, which has been told no prompts yet. name: what errors call it.
+
+    Raises CheckpointError where it is not whole, refused, or not supported.
+    """
+    pipeline = open_pipeline(path, name=name)
+    spec = _spec(pipeline, Folder.at(path), table="", prompts=0)
+    files = [file for file in pipeline.files if file.startswith("unet/") and file.endswith(".safetensors")]
+    weights = {f"{UNET}{key}": tensor for file in files for key, tensor in Folder.at(path).read_tensors(file).items()}
+    return spec, built(spec, spec.build, weights, where=name), pipeline
+
+
+def _spec(pipeline: Pipeline, folder: Folder, *, table: str, prompts: int) -> DenoiserSpec:
+    network = TextUNetSpec(
+        config=_plain(pipeline.unet), schedule=pipeline.schedule, prediction=pipeline.prediction, ddim=pipeline.ddim,
+        pixels=pipeline.pixels, pipeline=folder.uri, prompts=table,
+    )  # fmt: skip
+    return DenoiserSpec(network, pipeline.latents, prompts, own_sigma_data(pipeline.prediction))
 
 
 def save_lora_student(cache: Folder, teacher: Folder, lora: str) -> Folder:

@@ -1,0 +1,59 @@
+"""Other prompts for a text-to-image model than those that it was trained with, encoded when they are asked for."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from disback_ray.actors.prompt_encoder import PromptEncoder, encode_all
+from disback_ray.data.prompts import Prompts
+from disback_ray.errors import ConfigError
+from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
+from disback_ray.networks.text_unet import TextUNet, TextUNetSpec
+from disback_ray.storage import Folder
+from disback_ray.teachers.latents import LatentDecoder
+from disback_ray.teachers.pipeline import family_of
+from disback_ray.teachers.prompt_encoding import check_lengths, put_texts
+
+
+def text_network_of(spec: DenoiserSpec | GeneratorSpec) -> TextUNetSpec | None:
+    """The U-Net that a model is made of, where that makes latents from prompts."""
+    network = spec.network.network if isinstance(spec.network, DenoiserSpec) else spec.network
+    return network if isinstance(network, TextUNetSpec) else None
+
+
+def as_images(samples: Tensor, network: TextUNetSpec | None) -> Tensor:
+    """Images of latents; other samples as they are. On the CPU. Raises CheckpointError where the VAE is missing or damaged."""
+    return LatentDecoder(network)(samples) if network else samples.cpu()
+
+
+@contextmanager
+def hearing(model: nn.Module, network: TextUNetSpec | None, prompts: Sequence[str] | None) -> Iterator[int | None]:
+    """Lets a model hear these prompts while the block lasts, and gives their number; None: it hears its own.
+
+    Raises ConfigError where it takes none, or one is empty or too long, CheckpointError where the text encoders are gone.
+    """
+    if prompts is None:
+        yield None
+        return
+    if network is None:
+        raise ConfigError("--prompt: this model takes no prompts")
+    asked = Prompts(tuple(text.strip() for text in prompts), "--prompt", "number")
+    if "" in asked.texts:
+        raise ConfigError(f"{asked.place(asked.texts.index(''))}: empty")
+    pipeline = Folder(network.pipeline)
+    (unet,) = (module for module in model.modules() if isinstance(module, TextUNet))
+    own = unet.prompts
+    with tempfile.TemporaryDirectory() as beside:
+        with pipeline.here() as path:
+            check_lengths(asked, path, family_of(pipeline))
+        unet.tell(Folder.at(beside))
+        put_texts(unet.prompts, asked)
+        encoder = PromptEncoder(unet.prompts, pipeline, embeddings="float32")
+        encode_all(encoder, wait=lambda value: value, report=lambda done, shards: None)
+        del encoder
+        try:
+            yield len(asked)
+        finally:
+            unet.tell(own)
