@@ -22,8 +22,8 @@ images = pipeline(batch_size=4, latents=latents(0, 4){labels}).images  # latents
 `disback-ray sample RUN --seed 0 --n 4` draws the same four."""
 
 WHY = """The pipeline is diffusers' `ConsistencyModelPipeline`, which takes latents and classes and does one step by default. The
-scheduler is its `EulerDiscreteScheduler`, whose table of β ends at the time that the generator starts from, t = {time}: σ z with
-σ = {sigma:.6g} goes in, and the step to σ = 0 is the network's estimate of x_0."""
+scheduler is its `EulerDiscreteScheduler`, whose table of β ends at the time that the generator starts from, t = {time}: {scale:.6g} z
+goes in, with σ = {sigma:.6g}, and the step to σ = 0 is the network's estimate of x_0."""
 
 
 def call_of(student: Student) -> str:
@@ -57,7 +57,9 @@ def write_ddpm_pipeline(student: Student, folder: Path) -> None:
         num_train_timesteps=time + 1,
         trained_betas=betas.tolist(),
         prediction_type=spec.prediction,
-        timestep_spacing="trailing",  # one step begins at the last time, and the noise is scaled by σ, not √(1 + σ²)
+        # One step begins at the table's end with either; noise is scaled by √(1 + σ²) with the one, by σ with the other.
+        timestep_spacing="leading" if student.spec.unit_noise else "trailing",
+        steps_offset=time if student.spec.unit_noise else 0,
     )
     diffusers().ConsistencyModelPipeline(unet=unet.eval(), scheduler=scheduler).save_pretrained(folder)
-    write_card(student, folder, f"{call_of(student)} {WHY.format(time=time, sigma=sigma)}")
+    write_card(student, folder, f"{call_of(student)} {WHY.format(time=time, sigma=sigma, scale=float(student.network.scale))}")  # type: ignore[arg-type]

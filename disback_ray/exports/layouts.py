@@ -44,7 +44,8 @@ def _of_denoiser(student: Student, spec: DenoiserSpec, sigma: str) -> Layout:
         theirs = _network("openai/consistency_models: cm.unet", "UNetModel", _as_openai(spec, network))
         return Layout(student.weights("denoiser.model."), theirs, how)
     if isinstance(network, DDPMSpec):
-        how = f"x_0 = D({sigma} z, {sigma}): the U-Net predicts {network.prediction} from {sigma} z / √(1 + {sigma}²) at its time"
+        scaled = f"{float(student.network.scale):.8g} z"  # type: ignore[arg-type]
+        how = f"x_0 = D({scaled}, {sigma}): the U-Net predicts {network.prediction} from {scaled} / √(1 + {sigma}²) at its time"
         return Layout(student.weights("denoiser.model.unet."), _network("diffusers", "UNet2DModel", network.arguments), how)
     if isinstance(network, TextUNetSpec):
         how = (

@@ -92,10 +92,18 @@ def of_consistency(folder: Path, name: str = "cm_cond", scalings: str = "boundar
     return of_denoiser(folder, spec, {f"model.{key}": value for key, value in weights.items()})
 
 
+def of_ddpm_of_unit_noise(folder: Path) -> Path:
+    """As student.init_timestep makes it: D(√(1 + σ²) z, σ)."""
+    settings = of_ddpm(folder) / "generator" / "generator.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"unit_noise": True}))
+    return folder / "run"
+
+
 DRAWN: dict[str, tuple[Callable[[Path], Path], int]] = {
     "DDPM": (of_ddpm, 0),
     "DDPM of v with classes": (lambda folder: of_ddpm(folder, classes=7, prediction="v_prediction"), 7),
     "DDPM of x_0": (lambda folder: of_ddpm(folder, prediction="sample"), 0),
+    "DDPM of unit noise": (of_ddpm_of_unit_noise, 0),
     "consistency with classes": (of_consistency, 1000),
     "consistency": (lambda folder: of_consistency(folder, "cm_uncond_lsun_style"), 0),
 }
