@@ -3,7 +3,8 @@
     DisbackError
     ├── ConfigError           a recipe, a cluster file or an option is wrong
     ├── ClusterError          Ray can't be reached, or a role was lost
-    │   └── PlacementError    what a role asks for is not there
+    │   ├── PlacementError    what a role asks for is not there
+    │   └── DeviceMemoryError a role's GPU has too little memory
     ├── CheckpointError       a file is missing, damaged, refused or doesn't fit
     ├── RunFolderError        the folder belongs to another run
     ├── VersionError          a role was asked for weights that it doesn't hold
@@ -11,6 +12,8 @@
 
 Each takes one message of one line: the key or file, its value, and what to do. The command line prints that line and exits 2.
 """
+
+from typing import Any
 
 
 class DisbackError(Exception):
@@ -29,6 +32,10 @@ class PlacementError(ClusterError):
     """What a role asks for is not there."""
 
 
+class DeviceMemoryError(ClusterError):
+    """A role's GPU has too little memory."""
+
+
 class CheckpointError(DisbackError):
     """A file is missing, damaged, refused or doesn't fit."""
 
@@ -42,4 +49,11 @@ class VersionError(DisbackError):
 
 
 class NonFiniteError(DisbackError):
-    """NaN or Inf in a score, a loss or a gradient."""
+    """NaN or Inf in a score, a loss or a gradient. keys: of the samples, where they are known; with them it can be seen again."""
+
+    def __init__(self, message: str, keys: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.keys = keys or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.keys)

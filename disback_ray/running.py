@@ -8,7 +8,7 @@ from pathlib import Path
 from disback_ray.actors.company import Places
 from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe, resolved
 from disback_ray.data.sources import ImagesData
-from disback_ray.errors import ConfigError, DisbackError, RunFolderError
+from disback_ray.errors import ConfigError, DisbackError, NonFiniteError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
 from disback_ray.production import Production, Stopped, check_networks, modules_of, student_folder, teacher_folder, teacher_plan
 from disback_ray.progress import OnConsole, Silent, Watcher
@@ -25,6 +25,8 @@ from disback_ray.tiny import tiny_overrides
 
 DEFAULT_RECIPE = "digits"
 CACHE, DATA = "teachers", "data"
+NONFINITE = "nonfinite.json"
+"""The keys of the samples at which NaN or Inf came up: whoever draws them again sees it again."""
 
 
 def run(
@@ -142,6 +144,8 @@ def _produce(
             watch.say(f"stopped; what is done is kept in {folder.uri}: run the same command again to go on")
             raise KeyboardInterrupt from None
         except DisbackError as error:
+            if isinstance(error, NonFiniteError):
+                folder.write_json(NONFINITE, {"error": str(error), **error.keys})
             production.summary.status, production.summary.error = "failed", str(error)
             raise
         finally:

@@ -1,6 +1,7 @@
 """A run that was stopped, anywhere and anyhow, ends like one that never was: the same weights, the same rows, the same figures."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -228,6 +229,20 @@ def test_a_damaged_file_is_named(tiny: Any, command: Command, ring8: Path, tmp_p
     assert f"{out}/{name}" in complaints[0]
     assert "Traceback" not in said.err
     assert torch.get_num_threads() == 1
+
+
+def test_nan_stops_before_the_optimiser_and_leaves_the_keys(tiny: Any, command: Command, tmp_path: Path) -> None:
+    """With them the samples can be drawn again."""
+    out = tmp_path / "run"
+    said = command(*tiny.arguments("ring8", out, "--in-process", "--set", "backtracking.generator.lr=1e30"))
+    assert said.status == 2
+    kept = json.loads((out / "nonfinite.json").read_text())
+    assert said.err.splitlines()[-1] == f"disback-ray: {kept['error']}"
+    assert kept["role"] in ("generator", "fake_score", "path_node")
+    where = {key: kept[key] for key in ("seed", "stage", "step", "first", "size")}
+    assert where == {"seed": 0, "stage": "backtracking", "step": 1, "first": 0, "size": 32}
+    rows = [row for row in tiny.rows(out) if row["stage"] == "backtracking"]
+    assert all(math.isfinite(row["fake_loss"]) for row in rows)
 
 
 # -- over actors --

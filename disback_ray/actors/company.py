@@ -14,6 +14,7 @@ from disback_ray.actors.evaluator import Evaluator
 from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSettings
 from disback_ray.actors.frozen_score import FrozenTeacher, PathNode
 from disback_ray.actors.generator import Generator, GeneratorSettings
+from disback_ray.actors.mishaps import told
 from disback_ray.actors.on_ray import OnRay, Part, Replicas
 from disback_ray.actors.placement import Placement
 from disback_ray.actors.recovery import Audience, Recovery
@@ -195,7 +196,8 @@ def sigma_init(recipe: Recipe, teacher: DenoiserSpec) -> float:
 class Here:
     """A role in this process, with the number of threads that it would have in its own."""
 
-    def __init__(self, role: Any, *, threads: int) -> None:
+    def __init__(self, name: str, role: Any, *, threads: int) -> None:
+        self._name = name
         self._role = role
         self._threads = threads
 
@@ -205,7 +207,8 @@ class Here:
         def run(*args: Any, **kwargs: Any) -> Any:
             if torch.get_num_threads() != self._threads:
                 torch.set_num_threads(self._threads)
-            return call(*args, **kwargs)
+            with told(self._name, method, args):
+                return call(*args, **kwargs)
 
         return run
 
@@ -213,7 +216,7 @@ class Here:
 def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], *, seed: int) -> Company:
     """All roles in this process, one after the other: the same lines, the same numbers."""
     made = {
-        name: Here(role(**arguments), threads=roles[name].threads)
+        name: Here(name, role(**arguments), threads=roles[name].threads)
         for name, (role, arguments) in parts(recipe, places, seed=seed).items()
     }
     here = {"pid": os.getpid(), "node": socket.gethostname(), "devices": []}

@@ -1,14 +1,26 @@
 """The one proxy: a role in a Ray actor, whose methods take and give references instead of values."""
 
+import contextlib
 import os
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import ActorUnschedulableError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from disback_ray.actors.mishaps import told
 from disback_ray.actors.placement import Whereabouts, where
 from disback_ray.actors.wire import pack, unpack
 from disback_ray.errors import ClusterError, DisbackError
@@ -31,7 +43,10 @@ class Hosted:
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
         self.role: Any = None
+        self.name = ""
         self.turn = 0
+        self.busy: tuple[str, float] | None = None
+        self.longest: dict[str, float] = {}
 
     def build(self, name: str, role: Callable[..., Any], arguments: dict[str, Any], shared: Folder, proof: str) -> Whereabouts:
         """A new role, in place of an old one where there is one: their weights must not need room at the same time.
@@ -42,6 +57,7 @@ class Hosted:
             raise ClusterError(
                 f"{name} runs on a machine that doesn't see {shared.uri}: set `storage` in the cluster file to what all machines share"
             )
+        self.name = name.partition("/")[0]
         self.role = None
         self.role = role(**arguments)
         self.turn = 0
@@ -55,20 +71,33 @@ class Hosted:
         if turn != self.turn:
             raise OutOfTurn(f"{method} has turn {turn}, not {self.turn}")
         began = time.monotonic()
+        self.busy = method, began
         try:
-            given = {name: unpack(value) for name, value in kwargs.items()}
-            result = pack(getattr(self.role, method)(*map(unpack, args), **given))
+            result = self._make(method, args, kwargs)
         finally:
             self.turn += 1
-        return time.monotonic() - began, result
+            self.busy = None
+        took = time.monotonic() - began
+        self.longest[method] = max(took, self.longest.get(method, 0.0))
+        return took, result
 
     @ray.method(concurrency_group="aside")
     def aside(self, method: str, *args: Any, **kwargs: Any) -> tuple[float, Any]:
         """The same for what the role does in passing, in a thread of its own."""
         began = time.monotonic()
-        given = {name: unpack(value) for name, value in kwargs.items()}
-        result = pack(getattr(self.role, method)(*map(unpack, args), **given))
-        return time.monotonic() - began, result
+        return time.monotonic() - began, self._make(method, args, kwargs)
+
+    @ray.method(concurrency_group="health")
+    def beat(self) -> tuple[str, float, float]:
+        """The method that it is in at the moment, if any, since how many seconds, and the longest that it took so far."""
+        busy = self.busy
+        return (busy[0], time.monotonic() - busy[1], self.longest.get(busy[0], 0.0)) if busy else ("", 0.0, 0.0)
+
+    def _make(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        given = [unpack(value) for value in args]
+        named = {name: unpack(value) for name, value in kwargs.items()}
+        with told(self.name, method, given):
+            return pack(getattr(self.role, method)(*given, **named))
 
 
 class OnRay:
@@ -79,7 +108,7 @@ class OnRay:
         self._name, self._part, self._shared, self._proof = name, part, shared, proof
         kind = type(part[0].__name__, (Hosted,), {})  # so that Ray's lists show which role it is
         remote: Any = ray.remote
-        hosted = remote(concurrency_groups={"aside": 1})(kind)
+        hosted = remote(concurrency_groups={"aside": 1, "health": 1})(kind)
         self._actor: Any = hosted.options(**options).remote(threads)
 
     def build(self) -> Any:
@@ -95,9 +124,24 @@ class OnRay:
         note, result = self._actor.aside.options(name=f"{self._name}.{method}", num_returns=2).remote(method, *args, **kwargs)
         return note, result
 
+    def beat(self) -> Any:
+        """Later: see Hosted."""
+        return self._actor.beat.remote()
+
     def kill(self) -> None:
         """Ends the process, if it hasn't ended."""
         ray.kill(self._actor)
+
+    def kill_stuck(self, *, pid: int, node_id: str) -> None:
+        """The same where it may not even hear that it is to end: somebody beside it on its machine does it."""
+        self.kill()
+        remote: Any = ray.remote(num_cpus=0, max_retries=0)
+        remote(_kill).options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 class Replicas:
@@ -155,4 +199,9 @@ def plain(error: BaseException) -> BaseException:
         return cause
     if isinstance(error, RayTaskError) and not isinstance(cause, RayError):
         return error  # a bug of ours: with its traceback
+    if isinstance(cause, (ObjectStoreFullError, OutOfDiskError)):
+        return ClusterError(
+            "Ray's object store is full, and so is the disk that it spills to: lower recovery.log_mb in the cluster file, "
+            "free the disk of Ray's folder, or start Ray with a larger --object-store-memory"
+        )
     return ClusterError(f"Ray: {' '.join(str(cause).split())[:300]}")

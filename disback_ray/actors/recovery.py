@@ -15,10 +15,13 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskEr
 
 from disback_ray.actors.calls import NOTHING, Call, forget_before, nature_of, to_be_made_again
 from disback_ray.actors.on_ray import OnRay, cause_of, is_gone, is_loss, plain
+from disback_ray.actors.slowness import Slowness
 from disback_ray.actors.wire import unpack
 from disback_ray.config import RecoveryLimits
 from disback_ray.errors import ClusterError
 
+PATIENCE = 20.0
+"""A call may take so many times the longest of its kind so far, and a first one so many times `recovery.hang`."""
 LOOK_SECONDS = 1.0
 """So long a wait lasts before it looks up: at Ctrl-C, and at what there is to be said."""
 
@@ -52,12 +55,17 @@ class Player:
     """One role, whichever process it is in. spawn: a new process for it; a group of ranks is one, and is lost and begun together.
 
     turns: so many calls its process has been given; log: its calls since it was last saved; losses: when its process was lost.
+    built: whether its process has the role; why: it was ended; beat, asked: the sign of life that is waited for, and since when.
     """
 
     name: str
     role: Callable[..., Any]
     spawn: Callable[[], OnRay]
     process: OnRay
+    built: bool = False
+    why: str = ""
+    beat: Any = None
+    asked: float = 0.0
     turns: int = 0
     log: list[Call] = field(default_factory=list)
     losses: deque[float] = field(default_factory=deque)
@@ -94,6 +102,7 @@ class Recovery:
         self.players: dict[str, Player] = {}
         self.seats: dict[str, dict[str, Any]] = {}
         self.calls = 0
+        self.slowness = Slowness()
 
     def seat(self, roles: Mapping[str, tuple[Callable[..., Any], Callable[[], OnRay]]]) -> dict[str, Proxy]:
         """Builds each role, given its class and how to begin a process for it. Raises what building raises, or ClusterError."""
@@ -128,12 +137,18 @@ class Recovery:
                 call.good = True
                 return unpack(got[-1])
             except GetTimeoutError:
-                continue
+                self._look_after()
             except RayError as error:
                 if not is_loss(error):
                     raise plain(error) from None
                 call.missing = isinstance(error, ObjectLostError) and not isinstance(error, RayTaskError)
                 self._mend([call])
+
+    def _say_who_is_slow(self, calls: Iterable[Call]) -> None:
+        made = [call for call in calls if call.note is not None and call.nature != "aside"]
+        seconds = ray.get([call.note for call in made])
+        for line in self.slowness.note((call.role, call.method, each) for call, each in zip(made, seconds, strict=True)):
+            self.audience.say(line)
 
     def _all_made(self, calls: Iterable[Call]) -> None:
         """Until all have been made: at once where nothing was lost, which is almost always."""
@@ -169,7 +184,9 @@ class Recovery:
             logs[name] = forget_before(log, load.index if load else first)
             if load:  # in place of the call that took the snapshot, and of what began the role before
                 logs[name] = [load, *(call for call in logs[name] if call.index > load.index)]
-        self._all_made([call for name, player in self.players.items() for call in set(player.log).difference(logs[name])])
+        dropped = [call for name, player in self.players.items() for call in set(player.log).difference(logs[name])]
+        self._all_made(dropped)
+        self._say_who_is_slow(dropped)
         for name, player in self.players.items():
             player.log = logs[name]
 
@@ -209,7 +226,7 @@ class Recovery:
         cause = cause_of(error)
         lately = call.process is self.players[call.role].process  # and not one that has long been replaced
         if is_gone(error) and lately and call.role not in mending.gone:
-            mending.gone[call.role] = reason_of(error)
+            mending.gone[call.role] = self.players[call.role].why or reason_of(error)
             mending.anew.add(call.role)
         if isinstance(cause, ObjectLostError):
             for need in call.needs():
@@ -255,6 +272,7 @@ class Recovery:
             mending.losses.setdefault(name, reason)
             player.process.kill()
             player.process = player.spawn()
+            player.built, player.why, player.beat = False, "", None
         mending.gone.clear()
         builds = {name: self.players[name].process.build() for name in self.players if name in mending.anew}
         self._until_there(list(builds.values()))
@@ -265,6 +283,7 @@ class Recovery:
             if error is not None:
                 mending.gone[name] = reason_of(error)
             else:
+                self.players[name].built = True
                 seat = asdict(ray.get(build))
                 self.seats[name] = {key: seat[key] for key in ("pid", "node", "node_id")} | {"devices": list(seat["devices"])}
         mending.anew = set(mending.gone)
@@ -283,6 +302,30 @@ class Recovery:
 
     # -- waiting --
 
+    def _look_after(self) -> None:
+        """Ends whoever hangs: its calls fail then, and it is put up again. Asks in passing, and never waits."""
+        for player in self.players.values():
+            if not player.built or player.why:
+                continue
+            now = time.monotonic()
+            if player.beat is None:
+                player.beat, player.asked = player.process.beat(), now
+            if not ray.wait([player.beat], timeout=0)[0]:
+                if now - player.asked > self.limits.hang:
+                    self._end(player, f"it gave no sign of life for {now - player.asked:.0f} s")
+                continue
+            beat, player.beat = player.beat, None
+            if _error(beat) is not None:
+                continue  # it is gone, and its calls will tell
+            method, seconds, longest = ray.get(beat)
+            if seconds > (max(self.limits.hang, PATIENCE * longest) if longest else PATIENCE * self.limits.hang):
+                self._end(player, f"it hung in {method} for {seconds:.0f} s")
+
+    def _end(self, player: Player, why: str) -> None:
+        player.why = why
+        seat = self.seats[player.name]
+        player.process.kill_stuck(pid=seat["pid"], node_id=seat["node_id"])
+
     def _send(self, call: Call) -> tuple[Any, Any]:
         """Hands a call to its role's process, with the results of others as they are to be had now."""
         player = self.players[call.role]
@@ -299,6 +342,8 @@ class Recovery:
         said = ""
         while refs:
             _, refs = ray.wait(refs, num_returns=len(refs), timeout=LOOK_SECONDS)
+            if refs:
+                self._look_after()
             missing = self.missing() if refs else ""
             if missing and missing != said:
                 self.audience.say(f"waiting: {missing}; the run goes on as soon as that is there")

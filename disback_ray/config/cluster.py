@@ -57,11 +57,13 @@ class Roles(Frozen):
 class RecoveryLimits(Frozen):
     """A role whose process is lost is put up again, unless that happens more than `losses` times within `within` seconds.
 
+    hang: seconds after which a call that also takes 20 times the longest of its kind so far is given up, and its role taken as lost.
     log_mb: what its calls since the last checkpoint may hold in the object store, which spills to disk; then there is a checkpoint.
     """
 
     losses: Annotated[int, Ge(0)] = 5
     within: Positive = 60.0
+    hang: Positive = 120.0
     log_mb: Count = 1024
 
 

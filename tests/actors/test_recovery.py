@@ -1,6 +1,7 @@
 """Roles in processes: values, errors and order; and whoever is lost is there again, with all that it knew."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from disback_ray.actors.calls import Call, looks, starts
 from disback_ray.actors.on_ray import OnRay
 from disback_ray.actors.recovery import Proxy, Recovered, Recovery
 from disback_ray.config import RecoveryLimits
-from disback_ray.errors import ClusterError, NonFiniteError
+from disback_ray.errors import ClusterError, DeviceMemoryError, NonFiniteError
 from disback_ray.storage import Folder
 
 
@@ -59,6 +60,16 @@ class Role:
         time.sleep(1)
         return "done"
 
+    def pause(self, once: str) -> list[Any]:
+        """Takes no time but the first time, when it takes an hour."""
+        if not os.path.exists(once):
+            open(once, "x").close()
+            time.sleep(3600)
+        return self.add("paused")
+
+    def no_room(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
     def end(self) -> None:
         os._exit(1)
 
@@ -98,9 +109,9 @@ def seat(attached: str, tmp_path: Path) -> Seat:
     """Roles by name, each with what builds it."""
     (tmp_path / "proof").write_text("")
 
-    def make(*, losses: int = 5, **parts: dict[str, Any]) -> Troupe:
+    def make(*, losses: int = 5, hang: float = 60.0, **parts: dict[str, Any]) -> Troupe:
         heard = Heard()
-        recovery = Recovery(RecoveryLimits(losses=losses), heard, missing=lambda: "")
+        recovery = Recovery(RecoveryLimits(losses=losses, hang=hang), heard, missing=lambda: "")
         begin = {
             name: partial(
                 OnRay, name, (Role, arguments),
@@ -182,6 +193,33 @@ def test_a_replay_that_differs_is_told(seat: Seat, tmp_path: Path, monkeypatch: 
     assert troupe.recovery.wait(a.die(str(tmp_path / "died"))) == [0, 2, None]
     assert [event.identical for event in troupe.heard.events] == [False]
     assert troupe.recovery.wait(call) == [0, 1], "what was given once stays given"
+
+
+def test_who_hangs_is_given_up_and_put_up_again(seat: Seat, tmp_path: Path) -> None:
+    """In a call, or altogether: a stopped process gives no sign of life, and doesn't hear that it is to end."""
+    troupe = seat(a={}, b={}, hang=1.5)
+    a, b, wait = troupe.proxies["a"], troupe.proxies["b"], troupe.recovery.wait
+    (tmp_path / "done").touch()
+    wait([a.add(1), a.pause(str(tmp_path / "done")), b.add(2)])
+    assert wait(b.look(a.pause(str(tmp_path / "hung")))) == [0, 2]
+    assert wait(a.look()) == [0, 1, "paused", "paused"]
+    os.kill(troupe.recovery.seats["b"]["pid"], signal.SIGSTOP)
+    assert wait(b.add(3)) == [0, 2, 3]
+    hung, stopped = troupe.heard.events
+    assert (hung.roles, stopped.roles) == (("a",), ("b",))
+    assert hung.reason.startswith("it hung in pause for ")
+    assert stopped.reason.startswith("it gave no sign of life for ")
+
+
+def test_too_little_gpu_memory_is_one_line(seat: Seat) -> None:
+    troupe = seat(generator={})
+    with pytest.raises(DeviceMemoryError) as raised:
+        troupe.recovery.wait(troupe.proxies["generator"].no_room())
+    assert str(raised.value).startswith(
+        "generator ran out of GPU memory in no_room: CUDA out of memory. Tried to allocate 2.00 GiB. More.: "
+    )
+    assert "raise micro_batches" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_lost_too_often_is_one_line(seat: Seat) -> None:
