@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import ray as typed_ray
 from ray._private import state as typed_state
+from ray._private import worker as typed_worker
 
 from benchmarks import Result, measured, options, publish
 from disback_ray import pictures, run, running
@@ -28,6 +29,7 @@ from disback_ray.run_folder import Metrics
 
 ray: Any = typed_ray  # half of it has no types
 state: Any = typed_state
+worker: Any = typed_worker
 
 TINY = """
     teacher.network.width=16 teacher.network.blocks=1 teacher.training.steps=250 teacher.training.batch=32 teacher.sampling_steps=3
@@ -168,12 +170,12 @@ def settings(folder: Path, *more: str) -> list[str]:
 
 @dataclass
 class Sample:
-    """What a run holds at one moment. memory: MB of the driver and of its largest role; store: MB in use."""
+    """What a run holds at one moment: MB of the driver and of its largest role, references to objects, the driver's files and threads."""
 
     step: int
     driver_mb: float
     roles_mb: float
-    store_mb: float
+    references: int
     files: int
     threads: int
     actors: int
@@ -200,10 +202,10 @@ def held(step: int) -> Sample:
     driver = psutil.Process()
     mine = [actor for actor in state.actors().values() if actor["State"] == "ALIVE"]
     sizes = [size_of(actor["Pid"]) for actor in mine]
-    total, free = (usage.get("object_store_memory", 0.0) for usage in (ray.cluster_resources(), ray.available_resources()))
+    references = len(worker.global_worker.core_worker.get_all_reference_counts())
     groups = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
     return Sample(
-        step, driver.memory_info().rss / 2**20, max(sizes, default=0.0), (total - free) / 2**20,
+        step, driver.memory_info().rss / 2**20, max(sizes, default=0.0), references,
         driver.num_fds(), driver.num_threads(), len(mine), len(groups),
     )  # fmt: skip
 
@@ -291,7 +293,7 @@ def long_run(folder: Path, *, steps: int, every: int, seed: int) -> tuple[list[R
             "driver's memory, end against a quarter of the way", last.driver_mb, "MB", baseline=first.driver_mb, at_most=1.1
         ),
         measured("largest role's memory", last.roles_mb, "MB", baseline=first.roles_mb, at_most=1.1),
-        measured("object store in use", last.store_mb, "MB", at_most=max(10.0, 2 * first.store_mb)),
+        measured("driver's references to objects", last.references, "", baseline=first.references, at_most=1.5),
         measured("driver's open files", last.files, "", baseline=first.files, at_most=1.1),
         measured("driver's threads", last.threads, "", baseline=first.threads, at_most=1.1),
         measured("actors alive in the run", max(sample.actors for sample in samples), "", at_most=len(ROLES)),
@@ -299,10 +301,9 @@ def long_run(folder: Path, *, steps: int, every: int, seed: int) -> tuple[list[R
         measured("actors, groups and half-written files left", len(left) + len(groups) + len(partial), "", at_most=0),
     ]
     table = [
-        [s.step, round(s.driver_mb), round(s.roles_mb), round(s.store_mb, 1), s.files, s.threads, s.actors, s.groups]
-        for s in samples
+        [s.step, round(s.driver_mb), round(s.roles_mb), s.references, s.files, s.threads, s.actors, s.groups] for s in samples
     ]
-    heads = "step, driver MB, largest role MB, object store MB, driver's files, threads, actors, placement groups"
+    heads = "step, driver MB, largest role MB, references, driver's files, threads, actors, placement groups"
     return results, f"{heads}: {table}"
 
 
