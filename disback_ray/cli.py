@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.exceptions import TyperException
 
-from disback_ray.cli_measuring import evaluate, statistics
+from disback_ray.cli_measuring import evaluate, mismatch, statistics
 from disback_ray.cli_teacher import teacher_app
 from disback_ray.errors import ClusterError, ConfigError, DisbackError
 
@@ -28,7 +28,7 @@ recipes_app = typer.Typer(
     help="The shipped recipes: `recipes` lists them, `recipes show NAME` prints one.", rich_markup_mode=None
 )
 app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
-for _command in (evaluate, statistics):
+for _command in (evaluate, mismatch, statistics):
     app.command()(_command)
 app.add_typer(teacher_app, name="teacher")
 
@@ -248,6 +248,7 @@ def describe(summary: dict[str, Any], paths: dict[str, str]) -> list[str]:
     lines = ["".join([f"{'':22}", *(f"{name.replace('_', ' '):>19}" for name in names)])] if rows else []
     for title, figures in rows:
         lines.append("".join([f"{title:22}", *(f"{figures[name]:19.4g}" if name in figures else f"{'':19}" for name in names)]))
+    lines += [summary["verdict"]] if summary.get("verdict") else []
     spent = sum(summary["stages"].values())
     return [*lines, f"{summary['status']} in {spent:.0f} s; digest {summary['digest'][:16]}", f"report: {paths['report']}"]
 

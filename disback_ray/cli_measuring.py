@@ -1,4 +1,4 @@
-"""The commands that measure: evaluate and statistics. Thin, as all of the command line."""
+"""The commands that measure: evaluate, statistics and mismatch. Thin, as all of the command line."""
 
 import json
 import sys
@@ -76,8 +76,7 @@ def evaluate(
         for name, value in differences(found, earlier, name=str(against)).items():
             print(f"{value:+.6g} {name.replace('_', ' ')}, against {against}")
     if json_ is not None:
-        folder, name = Folder.of_file(json_)
-        folder.write_json(name, found.to_json())
+        _write_json(json_, found.to_json())
 
 
 def statistics(
@@ -105,6 +104,35 @@ def statistics(
     built = _spec(extractor, weights, sha256, mode).build(cache=None if cache is None else Folder.at(cache))
     found = make_statistics(what, out, built, Source(n, seed, steps, skip_corrupt, trust_modules), keep=features, say=_say)
     print(f"{out}: {found.kind}; {found.origin}")
+
+
+def mismatch(
+    what: Annotated[str, typer.Argument(help="A run's folder or URI.")],
+    n: Annotated[
+        int, typer.Option("--n", help="Samples of the generator, which are also what their own score is taken from.")
+    ] = 4096,
+    seed: Annotated[int, typer.Option(help="Of the samples and of the noise on them.")] = 0,
+    sigma: Annotated[list[float] | None, typer.Option(help="A level of noise; repeatable. By default the run's bands.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Where the run's teacher lies, if not where the run says.")] = None,
+    trust_modules: Trust = False,
+    json_: Annotated[str | None, typer.Option("--json", help="Where to write the figures.")] = None,
+    debug: Debug = False,
+) -> None:
+    """The mismatch degree (Eq. 9) of a run: its teacher's score against the generator's own, with coverage and real data's bound."""
+    from disback_ray.run_mismatch import mismatch as measure
+
+    found = measure(what, n=n, seed=seed, sigmas=tuple(sigma or ()), storage=storage, trust_modules=trust_modules)
+    for line in found.lines():
+        print(line)
+    if json_ is not None:
+        _write_json(json_, found.to_json())
+
+
+def _write_json(file: str, value: object) -> None:
+    from disback_ray.storage import Folder
+
+    folder, name = Folder.of_file(file)
+    folder.write_json(name, value)
 
 
 def _spec(name: str, weights: str | None, sha256: str | None, mode: str):  # type: ignore[no-untyped-def]  # torch is slow to import

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from disback_ray.actors.company import Company
@@ -11,6 +12,8 @@ from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.config import TeacherFile
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
+from disback_ray.evaluation.alarms import Alarm, alarms
+from disback_ray.evaluation.verdict import verdict
 from disback_ray.following import Follower
 from disback_ray.production import Production, Stopped
 from disback_ray.run_folder import (
@@ -42,6 +45,8 @@ class Rehearsal:
         self.measured = not isinstance(self.recipe.data, NoData | ImagesData | PromptsData)
         self.wanted = self.evaluator.wanted() if self.measured else None
         self.wanted_pictures = self.evaluator.wanted_pictures()
+        self.wanted_look = self.wanted if self.measured else self.evaluator.wanted_look()
+        self.at_once = max(1, self.recipe.batch // self.recipe.micro_batches)
 
     # -- the stages --
 
@@ -58,11 +63,13 @@ class Rehearsal:
             figures["teacher"] = self.evaluator.measure(self.company.teacher.draw(self.wanted, **sampling))
             figures["untrained"] = self.evaluator.measure(self.company.generator.draw(self.wanted, seed=self.seed))
             figures["real_halves"] = self.evaluator.real_halves()
+        bounds = self._bounds(sampling)
         steps = "one step" if isinstance(teacher, TeacherFile) and teacher.draws_in_one_step else "many steps"
         self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", f"The teacher, {steps}")
         self._generator_picture("untrained", "The generator, untrained")
         self.follower.finish()
         self.summary.metrics |= {name: self.company.wait(later) for name, later in figures.items()}
+        self.summary.bounds = self.company.wait(bounds)
 
     def record(self) -> None:
         """Algorithm 1, from its newest checkpoint. Raises Stopped."""
@@ -114,6 +121,8 @@ class Rehearsal:
         digests = wait([self.company.generator.digest(), self.company.fake_score.digest()])
         if self.measured:
             self.summary.metrics["generator"] = wait(final)
+        raised = [Alarm(**alarm) for alarm in self.summary.alarms]
+        self.summary.verdict = verdict(self._looks(), self.summary.metrics, raised, real_spread=self.summary.bounds.get("spread"))
         self.summary.digest = hashlib.sha256("".join(digests).encode()).hexdigest()
 
     # -- between the steps --
@@ -128,9 +137,12 @@ class Rehearsal:
         due = self._due(step, self.recipe.evaluation.every)
         if self.measured and (due or node_ends or done == total):
             drawn = self._drawn()
-            self.follower.ask(self.evaluator.measure(drawn), lambda numbers: self._measured(done, step.node, numbers, node_ends))
+            self._look(drawn, self.evaluator.measure(drawn), done, step.node, node_ends=node_ends)
             if self.of_points:
                 self.follower.ask(self.evaluator.keep_frame(drawn, done))
+        elif due or node_ends or done == total:
+            drawn = self.company.generator.draw(self.wanted_look, seed=self.seed)
+            self._look(drawn, None, done, step.node, node_ends=node_ends)
         if due and not self.measured:
             self._generator_picture("latest", "The generator at its last look while it trained")
         if node_ends:
@@ -138,11 +150,41 @@ class Rehearsal:
         if self._must_keep(step) and done < total:
             self._checkpoint(backtracking.STAGE, done)
 
-    def _measured(self, done: int, node: int, numbers: dict[str, float], node_ends: bool) -> None:
-        self.production.metrics.amend(backtracking.STAGE, done, numbers)
-        self.production.watch.step(done, node=node, numbers=numbers)
-        if node_ends:
-            self.summary.metrics.setdefault("nodes", {})[str(node)] = numbers
+    def _bounds(self, sampling: dict[str, Any]) -> Any:
+        """What the teacher's score and real data come to, or where there is none, the teacher's own samples; later."""
+        drawn = self.evaluator.real() if self.measured else self.company.teacher.draw(self.wanted_look, **sampling)
+        probe = self.evaluator.probe(drawn)
+        return self.evaluator.bounds(drawn, probe, self.company.teacher.score_at(probe, at_once=self.at_once))
+
+    def _look(self, drawn: Any, measured: Any | None, done: int, node: int, *, node_ends: bool) -> None:
+        """Asks for what says whether the run converges; no step waits for it."""
+        probe = self.evaluator.probe(drawn)
+        teacher, fake = (role.score_at(probe, at_once=self.at_once) for role in (self.company.teacher, self.company.fake_score))
+        asked = [self.evaluator.look(drawn, probe, teacher, fake)] + ([] if measured is None else [measured])
+        self.follower.ask(asked, lambda found: self._looked(done, node, *found, node_ends=node_ends))
+
+    def _looked(
+        self, done: int, node: int, looked: dict[str, float], measured: dict[str, float] | None = None, *, node_ends: bool
+    ) -> None:
+        self.production.metrics.amend(backtracking.STAGE, done, looked | (measured or {}))
+        self.production.watch.step(done, node=node, numbers=measured or {})
+        if node_ends and measured is not None:
+            self.summary.metrics.setdefault("nodes", {})[str(node)] = measured
+        self._warn()
+
+    def _warn(self) -> None:
+        """Says each alarm once, when its rule first holds; an interrupted run that goes on finds the same ones."""
+        known = {alarm["kind"] for alarm in self.summary.alarms}
+        bounds = self.summary.bounds
+        for alarm in alarms(self._looks(), lower_bound=bounds.get("mismatch"), real_spread=bounds.get("spread")):
+            if alarm.kind not in known:
+                self.summary.alarms.append(asdict(alarm))
+                self.production.watch.say(f"step {alarm.step:,}: {alarm.text}")
+
+    def _looks(self) -> list[dict[str, Any]]:
+        return [
+            row for row in self.production.metrics.rows if row["stage"] == backtracking.STAGE and row.get("spread") is not None
+        ]
 
     def _due(self, step: Step, every: int) -> bool:
         return (step.step + 1) % every == 0

@@ -14,6 +14,7 @@ import yaml
 
 from disback_ray.config import ClusterConfig, Recipe, is_resolved
 from disback_ray.errors import CheckpointError, RunFolderError
+from disback_ray.evaluation.looks import SIGMAS
 from disback_ray.run_lock import LOCK
 from disback_ray.storage import Folder
 
@@ -22,7 +23,8 @@ KEPT_RECOVERIES = 100
 FLUSH_SECONDS = 5.0
 TRAINED = ("fake_loss", "fake_grad_norm", "field_norm", "generator_grad_norm")
 MEASURED = ("frechet", "accuracy", "sliced_wasserstein", "energy_distance", "modes")
-NUMBERS = ("seconds", *TRAINED, *MEASURED)
+LOOKED = ("mismatch", "fake_mismatch", "spread", *(f"gap_{sigma:g}" for sigma in SIGMAS))
+NUMBERS = ("seconds", *TRAINED, *MEASURED, *LOOKED)
 PACKAGES = ("disback-ray", "ray", "torch", "numpy", "pyarrow", "clean-fid", "scipy", "scikit-learn")
 
 
@@ -85,6 +87,14 @@ def recipe_of(folder: Folder) -> Recipe:
         return Recipe.model_validate((found or {})["recipe"])
     except (KeyError, ValueError) as error:  # pydantic's errors are ValueErrors
         raise RunFolderError(f"{folder.uri}: no run of this version of disback-ray: it has no recipe that can be read") from error
+
+
+def storage_of(folder: Folder) -> str:
+    """The storage that a run was started with. Raises RunFolderError where the folder is no run's."""
+    found = _config(folder) if folder.has(CONFIG) else None
+    if found is None:
+        raise RunFolderError(f"{folder.uri}: no run of disback-ray is there")
+    return str(found["cluster"]["storage"])
 
 
 def differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
@@ -222,6 +232,7 @@ class Summary:
     """summary.json, as it grows. teacher: its folder in the cache; stages: seconds; error: the line that ended a failed run.
 
     losses: of roles that were made good; recoveries: how, the last hundred of them.
+    bounds: mismatch and spread of real data (without data, of the teacher's samples); alarms, verdict: see evaluation/.
     """
 
     recipe: str
@@ -230,6 +241,9 @@ class Summary:
     teacher: str = ""
     stages: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    bounds: dict[str, float] = field(default_factory=dict)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
+    verdict: str = ""
     switches: list[dict[str, int]] = field(default_factory=list)
     roles: dict[str, dict[str, Any]] = field(default_factory=dict)
     digest: str = ""

@@ -25,6 +25,7 @@ from disback_ray.data.prepared import PreparedImages
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
 from disback_ray.errors import ConfigError
+from disback_ray.evaluation.looks import bands
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.run_folder import CONFIG
@@ -174,6 +175,7 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
                 "cache": places.cache,
                 "samples": recipe.evaluation.samples,
                 "pictures": recipe.evaluation.pictures,
+                "sigmas": bands(back.noise),
                 "seed": seed,
                 "latents": latents,
             },

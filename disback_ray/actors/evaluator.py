@@ -1,19 +1,21 @@
 """The role that looks: it measures what the generator and the teacher make, and keeps pictures of it in the run's folder."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from disback_ray.actors.calls import looks
-from disback_ray.algorithms.records import Drawn
+from disback_ray.algorithms.records import Drawn, Probe
 from disback_ray.data.prepared import DataSpec
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import DigitsData, ImagesData, NoData
 from disback_ray.errors import CheckpointError
 from disback_ray.evaluation.digit_judge import DigitJudge
 from disback_ray.evaluation.digit_measures import DigitMeasures
+from disback_ray.evaluation.looks import IMAGES, Looks, spread
 from disback_ray.evaluation.pictures_only import PicturesOnly
 from disback_ray.evaluation.point_measures import PointMeasures
 from disback_ray.networks.text_unet import TextUNetSpec
@@ -39,6 +41,7 @@ class Evaluator:
         cache: Folder,
         samples: int | None,
         pictures: int,
+        sigmas: Sequence[float],
         seed: int,
         latents: TextUNetSpec | None = None,
     ) -> None:
@@ -48,6 +51,7 @@ class Evaluator:
         """
         self.run = run
         self.pictures = pictures
+        self.looks = Looks(sigmas, seed=seed)
         self.measures: DigitMeasures | PointMeasures | PicturesOnly
         if isinstance(data, NoData | ImagesData | PromptsData):
             self.measures = PicturesOnly(shape, classes, LatentDecoder(latents) if latents else None)
@@ -73,6 +77,34 @@ class Evaluator:
         """Raises NonFiniteError where the samples have NaN or Inf, ConfigError where they are too few."""
         assert not isinstance(self.measures, PicturesOnly)
         return self.measures.measure(drawn)
+
+    @looks
+    def wanted_look(self) -> Drawn:
+        """What a model is to draw for look(): what measure() has, or where nothing is measured, as many as a look needs."""
+        if isinstance(self.measures, PicturesOnly):
+            return self.measures.wanted_pictures(IMAGES)
+        return self.measures.wanted()
+
+    @looks
+    def probe(self, drawn: Drawn) -> Probe:
+        """Where the scores for look() are to be taken: noise that is the same each time, on samples of the generator."""
+        return self.looks.probe(drawn)
+
+    @looks
+    def look(self, drawn: Drawn, probe: Probe, teacher: Tensor, fake: Tensor) -> dict[str, float]:
+        """gap_σ, mismatch, fake_mismatch and spread: what says whether the run converges, see looks.py."""
+        return self.looks.numbers(drawn, probe, teacher, fake)
+
+    @looks
+    def real(self) -> Drawn:
+        """The data that samples are measured against."""
+        assert not isinstance(self.measures, PicturesOnly)
+        return self.measures.real_data()
+
+    @looks
+    def bounds(self, drawn: Drawn, probe: Probe, teacher: Tensor) -> dict[str, float]:
+        """Mismatch and spread of real data, or of the teacher's own samples: Eq. (9)'s ideal lower bound, as the paper prints it."""
+        return self.looks.mismatches(drawn, probe, mismatch=teacher) | {"spread": spread(drawn)}
 
     @looks
     def real_halves(self) -> dict[str, float]:

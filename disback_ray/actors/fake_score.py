@@ -16,7 +16,8 @@ from disback_ray.algorithms.losses import Weighting, denoising_loss, score_diffe
 from disback_ray.algorithms.losses import score as score_by
 from disback_ray.algorithms.noise import Batch, NoiseLaw, add_noise
 from disback_ray.algorithms.optimiser import OptimiserSettings
-from disback_ray.algorithms.records import Field, Sample, Score, Scored, WireDtype, rounded
+from disback_ray.algorithms.probing import score_at
+from disback_ray.algorithms.records import Field, Probe, Sample, Score, Scored, WireDtype, rounded
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
 from disback_ray.networks.checkpointing import checkpoint_gradients
@@ -251,6 +252,11 @@ class FakeScore:
         x = points.to(self.device)
         level = torch.full((len(x),), sigma, device=self.device)
         return score_of(self.denoiser, x, level, condition=None)
+
+    @looks
+    def score_at(self, probe: Probe, *, at_once: int) -> Tensor:
+        """s_φ at a probe, to be looked at: [B, ...]."""
+        return score_at(self.denoiser, probe, at_once=at_once, device=self.device)
 
     @looks
     def snapshot(self) -> Snapshot:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from disback_ray.actors.calls import looks, starts
 from disback_ray.algorithms.losses import score_of
 from disback_ray.algorithms.noise import NoiseLaw, add_noise
-from disback_ray.algorithms.records import Drawn, Sample, Score, WireDtype, rounded
+from disback_ray.algorithms.probing import score_at
+from disback_ray.algorithms.records import Drawn, Probe, Sample, Score, WireDtype, rounded
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
@@ -65,6 +66,11 @@ class FrozenScore:
         x = points.to(self.device)
         level = torch.full((len(x),), sigma, device=self.device)
         return score_of(self.denoiser, x, level, condition=None)
+
+    @looks
+    def score_at(self, probe: Probe, *, at_once: int) -> Tensor:
+        """Its score at a probe, to be looked at: [B, ...]."""
+        return score_at(self.denoiser, probe, at_once=at_once, device=self.device)
 
     @looks
     def digest(self) -> str:

@@ -58,3 +58,12 @@ class Drawn:
 
     x: Tensor
     condition: Tensor | None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Noisy samples at which scores are compared, to measure. x_t: [B, ...], x_0 + σ ε; sigma: [B]; condition: [B] ids, or None."""
+
+    x_t: Tensor
+    sigma: Tensor
+    condition: Tensor | None

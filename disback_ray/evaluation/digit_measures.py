@@ -24,6 +24,7 @@ class DigitMeasures:
         order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
         chosen = torch.arange(len(digits)) if samples is None else order.repeat(samples // len(order) + 1)[:samples]
         self.labels = digits.labels[chosen] if conditional else None
+        self.images = digits.images[chosen]
         self.count = len(chosen)
 
     def wanted(self) -> Drawn:
@@ -33,6 +34,10 @@ class DigitMeasures:
     def wanted_pictures(self, count: int) -> Drawn:
         """What to draw for a picture: the classes in turn, so that each column shows one digit."""
         return Drawn(torch.empty(count, 1, 8, 8), None if self.labels is None else torch.arange(count) % 10)
+
+    def real_data(self) -> Drawn:
+        """The real images, in the order of their classes' drawing."""
+        return Drawn(self.images, self.labels)
 
     def measure(self, drawn: Drawn) -> dict[str, float]:
         """frechet: lower is closer; accuracy: 0 … 1. drawn.x: [N, 1, 8, 8]. Raises ConfigError, NonFiniteError."""

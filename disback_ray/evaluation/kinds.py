@@ -39,8 +39,8 @@ class Origin:
     skipped: int = 0
 
     def __str__(self) -> str:
-        size = f" of {self.resolution[0]} × {self.resolution[1]} pixels" if self.resolution else ""
-        count = f", {self.images:,} images{size}" if self.images is not None else ""
+        size = f" images of {self.resolution[0]} × {self.resolution[1]} pixels" if self.resolution else " samples"
+        count = f", {self.images:,}{size}" if self.images is not None else ""
         lost = f", {self.skipped} of them skipped as corrupt" if self.skipped else ""
         return f"{self.name} ({self.sha256[:SHOWN]}){count}{lost}"
 

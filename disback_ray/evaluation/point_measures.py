@@ -30,6 +30,10 @@ class PointMeasures:
         """What to draw for a picture: points are shown in thousands."""
         return Drawn(torch.empty(max(count, 2000), 2), None)
 
+    def real_data(self) -> Drawn:
+        """The draws that all is measured against."""
+        return Drawn(self.real, None)
+
     def measure(self, drawn: Drawn) -> dict[str, float]:
         """sliced_wasserstein, energy_distance: in the points' units, lower is closer; modes: how many are covered."""
         x = drawn.x.cpu()

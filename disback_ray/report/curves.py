@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
+from disback_ray.evaluation.looks import SIGMAS
 from disback_ray.report.chart import Series, chart
 from disback_ray.report.figures import MAIN, MEASURES, Figures, node_name, value
 
@@ -16,12 +17,14 @@ RECORDING, BACKTRACKING = "recording", "backtracking"
 TRAINING = (
     (
         "Score difference",
-        "Root mean square of w(t)(s_φ − s_target), Eq. (8): the gradient that the generator follows, and all it has of a loss.",
+        "Root mean square of w(t)(s_φ − s_target), Eq. (8): all that the generator has of a loss. Expected to oscillate, and to jump "
+        "where the target switches; its height says nothing about quality.",
         (("field_norm", "field", "first"),),
     ),
     (
         "Loss of the fake score",
-        "Denoising loss of s_φ on samples of the generator, Eq. (5).",
+        "Denoising loss of s_φ on samples of the generator, Eq. (5). Expected to oscillate: s_φ chases a generator that moves. It may "
+        "even rise while all goes well, as samples grow more varied.",
         (("fake_loss", "loss", "first"),),
     ),
     (
@@ -60,6 +63,41 @@ def quality(metrics: pa.Table, figures: Figures, switches: Sequence[Mapping[str,
         options = {"log": name in MAIN, "percent": measure.percent, "marks": _marks(metrics, switches), "levels": levels}
         curves += _curve(measure.title, text, [Series("generator", steps, values)], **options)
     return curves
+
+
+GAPS = (
+    "Root mean square of σ(s_φ − s_θ) at fixed σ, on noise that is the same at every look. It says how far the generator's score is "
+    "from the teacher's: it should fall, and stay. Where it stays high at small σ only, the details are missing; at large σ, whole parts."
+)
+MISMATCH = (
+    "Eq. (9), weighted by σ²: the teacher's score against the samples' own (Eqs. 13–17). It should fall towards the bound of real "
+    "data. The second line is s_φ's, which should be the lower one: where it isn't, s_φ lags and Eq. (8) points wrong. It hardly "
+    "sees dropped modes: read it beside coverage and spread."
+)
+SPREAD = "How far two samples are apart: it should come to the level of real data and not fall again; a fall is a collapse."
+
+
+def looks(
+    metrics: pa.Table, bounds: Mapping[str, float], switches: Sequence[Mapping[str, int]], *, measured: bool
+) -> list[Curve]:
+    """The curves on held noise: the score difference by band, the mismatch degree, and the samples' spread."""
+    marks = _marks(metrics, switches)
+    shown = [s for s in SIGMAS if len(_column(metrics, f"gap_{s:g}", BACKTRACKING)[0])]
+    ends = dict(zip(("first", "second", "third"), [*shown[:1], *shown[len(shown) // 2 :][:1], *shown[-1:]], strict=False))
+    series = [
+        Series(f"σ {sigma:g}", *_column(metrics, f"gap_{sigma:g}", BACKTRACKING), colour)
+        for sigma, colour in {sigma: colour for colour, sigma in reversed(ends.items())}.items()
+    ]
+    curves = _curve("Score difference on held noise", GAPS, series[::-1], log=True, marks=marks)
+    real = "real data" if measured else "the teacher's samples"
+    levels = {name: [(f"{real}", bounds[name])] if name in bounds else [] for name in ("mismatch", "spread")}
+    pair = [
+        Series(name, *_column(metrics, column, BACKTRACKING), colour)
+        for name, column, colour in (("teacher", "mismatch", "first"), ("s_φ", "fake_mismatch", "second"))
+    ]
+    curves += _curve("Mismatch degree", MISMATCH, pair, log=True, marks=marks, levels=levels["mismatch"])
+    spread = [Series("generator", *_column(metrics, "spread", BACKTRACKING), "third")]
+    return curves + _curve("Spread", SPREAD, spread, marks=marks, levels=levels["spread"])
 
 
 def training(metrics: pa.Table, switches: Sequence[Mapping[str, int]]) -> list[Curve]:

@@ -69,7 +69,12 @@ def render(summary: Summary, config_yaml: str, metrics: pa.Table, pictures: Mapp
         tiles=figures.tiles(found) + ([(_duration(sum(durations.values())), "in all")] if durations else []),
         measures=[figures.MEASURES[name] for name in shown],
         rows=figures.rows(found, shown),
-        quality=curves.quality(metrics, found, switches),
+        verdict=summary.get("verdict"),
+        alarms=[f"Step {alarm['step']:,}: {alarm['text']}" for alarm in summary.get("alarms") or []],
+        quality=[
+            *curves.quality(metrics, found, switches),
+            *curves.looks(metrics, summary.get("bounds") or {}, switches, measured="real_halves" in found),
+        ],
         training=curves.training(metrics, switches),
         recording=curves.recording(metrics),
         pictures=[_picture(entry, pictures) for entry in summary.get("pictures") or []],

@@ -1,0 +1,77 @@
+"""Whether a run converged, in plain words, by rules that are stated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from disback_ray.evaluation.alarms import MAIN, Alarm, Look, column, gaps
+
+FEWEST = 3
+STILL = 0.10  # of a figure from the third last look to the last
+NEAR = 0.5
+WORDS = {"frechet": "Fréchet distance", "sliced_wasserstein": "sliced Wasserstein distance"}
+
+
+def verdict(
+    looks: Sequence[Look], figures: Mapping[str, Any], raised: Sequence[Alarm], *, real_spread: float | None = None
+) -> str:
+    """One line. looks: the rows of backtracking that were measured, oldest first; figures: of the summary; raised: its alarms.
+
+    Collapsed or diverged: the alarm's rule still holds at the end, that is, the figure has not come back. Else by the main distance
+    (without one, the score difference): still improving, where the last look is over 10 % better than the third last; settled,
+    where the last three are within 10 %; unsettled otherwise. It moved, where it is under half of what it was at the start.
+    """
+    name = next((name for name in MAIN if column(looks, name)), None)
+    values = column(looks, name) if name else gaps(looks)
+    what = WORDS[name] if name else "score difference"
+    if len(values) < FEWEST:
+        return f"Too few looks to tell: {len(values)}, and {FEWEST} are needed; lower evaluation.every."
+    if ended := _unrecovered(looks, values, raised, real_spread or math.inf):
+        return ended
+    start = _value(figures, "untrained", name) if name else None
+    start = values[0] if start is None else start
+    recent = values[-FEWEST:]
+    low, high, last = min(recent), max(recent), recent[-1]
+    if last < (1 - STILL) * recent[0]:
+        state = (
+            f"Still improving when it stopped: the {what} fell from {recent[0]:.3g} to {last:.3g} in three looks; train longer"
+        )
+    elif high - low <= STILL * max(last, 1e-12):
+        came = f"from {start:.3g}" if last < NEAR * start else f"hardly better than at the start, {start:.3g}"
+        came = came if last <= (1 + STILL) * start else f"worse than at the start, {start:.3g}"
+        state = f"Settled: the {what} stays at {last:.3g}, {came}"
+    else:
+        state = f"Unsettled: the {what} moved between {low:.3g} and {high:.3g} over the last three looks"
+    return f"{state}{_compared(figures, name)}."
+
+
+def _unrecovered(looks: Sequence[Look], values: Sequence[float], raised: Sequence[Alarm], real_spread: float) -> str | None:
+    kinds = {alarm.kind: alarm for alarm in raised}
+    if "divergence" in kinds and not values[-1] <= 2 * min(values):
+        return f"Diverged: {kinds['divergence'].text.partition(': ')[2]} (from step {kinds['divergence'].step:,} on)."
+    if "collapse" in kinds:
+        for name in ("modes", "spread"):
+            had = column(looks, name)
+            most = max(had, default=0.0) if name == "modes" else min(max(had, default=0.0), real_spread)
+            if had and had[-1] < 0.5 * most:
+                return f"Collapsed: {kinds['collapse'].text.partition(': ')[2]} (from step {kinds['collapse'].step:,} on)."
+    return None
+
+
+def _compared(figures: Mapping[str, Any], name: str | None) -> str:
+    parts = []
+    if name is not None:
+        for part, words in (("teacher", "the teacher's is"), ("real_halves", "real data against real data is at")):
+            if (value := _value(figures, part, name)) is not None:
+                parts.append(f"{words} {value:.3g}")
+    modes, most = _value(figures, "generator", "modes"), _value(figures, "real_halves", "modes")
+    if modes is not None and most is not None:
+        parts.append(f"{modes:.0f} of {most:.0f} modes are covered")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _value(figures: Mapping[str, Any], part: str, name: str | None) -> float | None:
+    found = (figures.get(part) or {}).get(name)
+    return None if found is None else float(found)

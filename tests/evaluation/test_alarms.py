@@ -1,0 +1,83 @@
+"""Alarms and the verdict on synthetic curves: each rule fires where it says, and nowhere else."""
+
+import math
+from typing import Any
+
+import pytest
+
+from disback_ray.evaluation.alarms import alarms
+from disback_ray.evaluation.verdict import verdict
+
+
+def curve(**columns: list[float | None]) -> list[dict[str, Any]]:
+    """Rows of looks, 10 steps apart."""
+    length = max(map(len, columns.values()))
+    return [{"step": 10 * (i + 1), **{name: values[i] for name, values in columns.items()}} for i in range(length)]
+
+
+def found(looks: list[dict[str, Any]], **options: Any) -> list[tuple[str, int]]:
+    return [(alarm.kind, alarm.step) for alarm in alarms(looks, **options)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"modes": [0, 2, 6, 8, 8, 8]}, []),
+        ({"modes": [8, 8, 3, 8, 3, 8]}, []),  # a single look says nothing
+        ({"modes": [2, 8, 8, 3, 3, 8]}, [("collapse", 50)]),
+        ({"modes": [3, 1, 1, 1]}, []),  # of so few there is no telling
+        ({"spread": [0.1, 0.9, 1.0, 0.6, 0.55]}, []),
+        ({"spread": [0.1, 0.9, 1.0, 0.45, 0.4]}, [("collapse", 50)]),
+        ({"spread": [1.0, 90, 3, 2, 1.1]}, []),  # of real data it is 2: what went beyond was no merit
+        ({"frechet": [90, 40, 9, 12, 9, 14, 10]}, []),  # it oscillates
+        ({"frechet": [90, 40, 9, 30, 25, 19]}, []),  # it is on its way back
+        ({"frechet": [90, 40, 9, 20, 30, 40]}, [("divergence", 60)]),
+        ({"frechet": [90, 40, 9, 20, 30, math.nan]}, [("divergence", 60)]),
+        ({"frechet": [None, 40, None, 9, 20, 30, 40]}, [("divergence", 70)]),
+        ({"sliced_wasserstein": [1.4, 0.3, 0.2, 0.5, 0.6, 0.7], "gap_1": [1, 1, 1, 1, 1, 1]}, [("divergence", 60)]),
+        ({"gap_1": [1.0, 0.5, 0.1, 0.3, 0.4, 0.5], "gap_5": [0.1] * 6}, [("divergence", 60)]),
+        ({"fake_mismatch": [5, 5, 5, 5], "mismatch": [2, 2, 2, 2]}, [("lag", 30)]),
+        ({"fake_mismatch": [5, 1, 5, 5], "mismatch": [2, 2, 2, 2]}, []),
+        ({"fake_mismatch": [0.3] * 5, "mismatch": [0.15] * 5}, []),  # both near the bound of .1: converged
+    ],
+)
+def test_each_rule(columns: dict[str, list[float | None]], expected: list[tuple[str, int]]) -> None:
+    assert found(curve(**columns), lower_bound=0.1, real_spread=2.0) == expected
+
+
+def test_a_lag_without_a_known_bound_is_judged_by_the_run_s_least() -> None:
+    falling = curve(mismatch=[9.0, 1.0, 1.0, 9.0, 9.0, 9.0], fake_mismatch=[1.0, 0.5, 0.5, 10.0, 10.0, 10.0])
+    assert found(falling) == [("lag", 60)]
+    assert found(curve(mismatch=[1.0] * 5, fake_mismatch=[2.0] * 5)) == []
+
+
+FIGURES = {"untrained": {"frechet": 100.0}, "teacher": {"frechet": 1.2}, "real_halves": {"frechet": 7.0}}
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"frechet": [50.0, 5.0]}, "Too few looks to tell: 2, and 3 are needed"),
+        ({"frechet": [50.0, 20.0, 10.0]}, "Still improving when it stopped: the Fréchet distance fell from 50 to 10"),
+        ({"frechet": [50.0, 5.1, 5.0, 5.2]}, r"Settled: the Fréchet distance stays at 5.2, from 100 \(the teacher's is 1.2; "),
+        ({"frechet": [99.0, 98.0, 97.0]}, r"Settled: .* 97, hardly better than at the start, 100 "),
+        ({"frechet": [150.0, 151.0, 150.0]}, r"Settled: .* 150, worse than at the start, 100 "),
+        ({"frechet": [50.0, 5.0, 8.0, 6.0]}, "Unsettled: the Fréchet distance moved between 5 and 8"),
+        (
+            {"frechet": [50.0, 5.0, 20.0, 30.0, 40.0]},
+            r"Diverged: the frechet distance is at 40, 8.0 times its best.* \(from step 50 on\)",
+        ),
+        ({"frechet": [5.0, 20.0, 30.0, 40.0, 5.0, 5.0, 5.0]}, "Settled"),  # it came back
+        ({"modes": [8, 8, 2, 2], "sliced_wasserstein": [0.2, 0.2, 0.3, 0.3]}, "Collapsed: modes covered fell from 8 to 2"),
+        ({"modes": [8, 2, 2, 8], "sliced_wasserstein": [0.3, 0.2, 0.2, 0.2]}, "Settled"),
+        ({"gap_1": [1.0, 0.2, 0.2, 0.2]}, "Settled: the score difference stays at 0.2, from 1"),
+    ],
+)
+def test_the_verdict(columns: dict[str, list[float | None]], said: str) -> None:
+    import re
+
+    looks = curve(**columns)
+    line = verdict(looks, FIGURES, alarms(looks))
+    assert re.match(said, line), line
+    assert line.count("\n") == 0
+    assert line.endswith(".")
