@@ -70,7 +70,7 @@ class FrozenScore:
     @looks
     def score_at(self, probe: Probe, *, at_once: int) -> Tensor:
         """Its score at a probe, to be looked at: [B, ...]."""
-        return score_at(self.denoiser, probe, at_once=at_once, device=self.device)
+        return score_at(guided(self.denoiser, self.guidance), probe, at_once=at_once, device=self.device)
 
     @looks
     def digest(self) -> str:
