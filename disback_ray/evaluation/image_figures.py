@@ -18,7 +18,6 @@ TITLES = {
     "kernel_distance": "kernel distance",
     "precision": "precision",
     "recall": "recall",
-    "clip_score": "CLIP score",
     "sliced_wasserstein": "sliced Wasserstein",
     "energy_distance": "energy distance",
     "modes": "modes covered",
@@ -29,7 +28,7 @@ TITLES = {
 class ImageFigures:
     """figures: by name; kind, reference: None where nothing was compared with a reference; blocks: each block's Fréchet distance.
 
-    clip: which CLIP model the score is of. notes: what a reader has to know.
+    notes: what a reader has to know.
     """
 
     figures: dict[str, float]
@@ -37,7 +36,6 @@ class ImageFigures:
     kind: FeatureKind | None = None
     reference: Origin | None = None
     blocks: tuple[float, ...] = ()
-    clip: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     def lines(self) -> list[str]:
@@ -46,7 +44,6 @@ class ImageFigures:
         if len(self.blocks) > 1:
             shown.append(f"{'':22}the least of {len(self.blocks)} blocks: {', '.join(f'{value:.6g}' for value in self.blocks)}")
         shown += [f"features: {self.kind}"] if self.kind else []
-        shown += [f"CLIP: {self.clip}"] if self.clip else []
         shown += [f"samples: {self.samples}"]
         shown += [f"reference: {self.reference}"] if self.reference else []
         return [*shown, *(f"note: {note}" for note in self.notes)]
@@ -64,7 +61,6 @@ class ImageFigures:
                 kind=FeatureKind.from_json(value["kind"]) if value.get("kind") else None,
                 reference=Origin.from_json(value["reference"]) if value.get("reference") else None,
                 blocks=tuple(float(number) for number in value.get("blocks") or ()),
-                clip=value.get("clip"),
                 notes=tuple(str(note) for note in value.get("notes") or ()),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -101,10 +97,10 @@ def measure(blocks: Iterable[Statistics], reference: Statistics, *, seed: int = 
 def differences(ours: ImageFigures, theirs: ImageFigures, *, name: str) -> dict[str, float]:
     """Ours − theirs for each figure that both have. name: where theirs are from.
 
-    Raises ConfigError where they are figures of different things: extractor, resizer, reference, CLIP model or number of samples.
+    Raises ConfigError where they are figures of different things: extractor, resizer, reference or number of samples.
     """
-    if (ours.kind is None) != (theirs.kind is None) or ours.clip != theirs.clip:
-        raise ConfigError(f"{name}: figures of another kind: of {theirs.kind or theirs.clip}, here of {ours.kind or ours.clip}")
+    if (ours.kind is None) != (theirs.kind is None):
+        raise ConfigError(f"{name}: figures of another kind: of {theirs.kind or 'points'}, here of {ours.kind or 'points'}")
     if ours.kind and theirs.kind:
         require_same_kind(ours.kind, theirs.kind, name=name)
     if ours.reference and theirs.reference and ours.reference.sha256 != theirs.reference.sha256:
