@@ -51,8 +51,7 @@ class PromptTable:
         """
         each = [self._row(number) for number in numbers.tolist()]
         pooled = [row["pooled"] for row in each if "pooled" in row]
-        tokens = torch.cat([row["tokens"] for row in each]).float()
-        return Embedded(tokens, torch.cat(pooled).float() if pooled else None)
+        return Embedded(torch.cat([row["tokens"] for row in each]), torch.cat(pooled) if pooled else None)
 
     def _row(self, number: int) -> dict[str, Tensor]:
         assert UNCONDITIONAL <= number < len(self), f"prompt {number} of {len(self)}"
@@ -60,7 +59,7 @@ class PromptTable:
         opened = self.shards.get(shard)
         if opened is None:
             opened = self.shards[shard] = self._open(self.index["unconditional"] if shard < 0 else self.index["shards"][shard])
-        return {name: opened.get_slice(name)[row : row + 1] for name in opened.keys()}  # noqa: SIM118  (no mapping)
+        return {name: opened.get_slice(name)[row : row + 1].float() for name in opened.keys()}  # noqa: SIM118  (no mapping)
 
     def _open(self, proof: dict[str, Any]) -> Any:
         self.folder.verify(proof)
