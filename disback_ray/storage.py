@@ -234,7 +234,16 @@ class Folder:
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Writes safetensors; returns what proves them whole: {file, bytes, sha256}."""
-        data = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+        kept: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for key, value in tensors.items():
+            tensor = value.detach().cpu().contiguous()
+            place = tensor.untyped_storage().data_ptr()
+            kept[key] = (
+                tensor.clone() if place in seen else tensor
+            )  # safetensors refuses memory that two names share (8-bit Adam's maps)
+            seen.add(place)
+        data = safetensors.torch.save(kept)
         self.write(name, data)
         return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
