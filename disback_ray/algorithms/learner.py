@@ -75,7 +75,7 @@ class Learner:
         tensors = {f"weights.{name}": tensor for name, tensor in trained(self.module).items()}
         for index, master in enumerate(self.masters.masters):
             entries = self.optimiser.state.get(master, {}).items()
-            tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in entries if value is not None}
+            tensors |= {f"optimiser.{index}.{name}": _alone(name, value) for name, value in entries if value is not None}
         return tensors | {"version": torch.tensor(self.version)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -92,6 +92,12 @@ class Learner:
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
         self.module.zero_grad(set_to_none=True)
         self.version, self.gathered = int(tensors["version"]), 0
+
+
+def _alone(name: str, value: Tensor | int) -> Tensor:
+    """bitsandbytes has one table of 256 numbers for all of its states, and files hold no tensor twice."""
+    tensor = torch.as_tensor(value)
+    return tensor.clone() if name.startswith("qmap") else tensor
 
 
 def load_trained(module: nn.Module, weights: dict[str, Tensor]) -> None:
