@@ -68,7 +68,7 @@ def prepare(at: Folder) -> None:
     for name, lora in (("whole", None), ("adapters", LORA)):
         copies = PathCopies(at / "teacher", at / name / "path", lora)
         for node in (1, 2):
-            copies.keep(copies.build(), node, step=node)
+            copies.keep(copies.weights(copies.build()), node, step=node)
 
 
 def settings(batch: int) -> list[str]:

@@ -80,6 +80,9 @@ def run(
     tiny: Annotated[
         bool, typer.Option("--tiny", help="The recipe at the size of a test, with random weights for the teacher's file.")
     ] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write trace.json into the run's folder: each call of each role, for ui.perfetto.dev.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Distil a teacher into a one-step generator: record the degradation path, then backtrack along it."""
@@ -95,6 +98,7 @@ def run(
         fresh=fresh,
         progress=True,
         tiny=tiny,
+        trace=trace,
     )
     for line in describe(result.summary, result.paths):
         print(line)

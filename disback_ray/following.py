@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disback_ray.actors.company import Company
+from disback_ray.actors.timesheet import Timesheet
 from disback_ray.algorithms.cast import Step
 from disback_ray.interruption import Stop
 from disback_ray.progress import Watcher
@@ -29,12 +30,13 @@ class Aside:
 class Follower:
     """Submits steps, waits for them one behind, and hands their numbers on."""
 
-    def __init__(self, company: Company, metrics: Metrics, watch: Watcher, *, stop: Stop) -> None:
+    def __init__(self, company: Company, metrics: Metrics, watch: Watcher, *, stop: Stop, trace: bool = False) -> None:
         self.company = company
         self.metrics = metrics
         self.watch = watch
         self.stop = stop
         self.asides: deque[Aside] = deque()
+        self.sheet = Timesheet(trace)
         self.submitted = self.settled = 0
         self.began = time.monotonic() - metrics.seconds
 
@@ -50,7 +52,11 @@ class Follower:
     def _follow(self, steps: Iterator[Step], after: Callable[[Step], None]) -> Step | None:
         pending: deque[Step] = deque()
         last = None
-        while not self.stop.is_set() and (step := next(steps, None)) is not None:
+        while not self.stop.is_set():
+            with self.sheet.call("submit", [self.submitted]):
+                step = next(steps, None)
+            if step is None:
+                break
             last = step
             self.submitted += 1
             after(step)
@@ -73,7 +79,9 @@ class Follower:
 
     def _settle(self, step: Step) -> None:
         numbers: dict[str, float] = {}
-        for result in self.company.wait(step.results):
+        with self.sheet.call("wait", [step.step]):
+            results = self.company.wait(step.results)
+        for result in results:
             for part in result if isinstance(result, list) else [result]:
                 numbers |= part
         done = step.step + 1

@@ -40,7 +40,10 @@ class Stopped(Exception):
 
 @dataclass
 class Production:
-    """One run: what it plays, where its files lie, who watches, and whether it was asked to stop. keep: so many checkpoints."""
+    """One run: what it plays, where its files lie, who watches, and whether it was asked to stop.
+
+    keep: so many checkpoints; trace: whether each call of a role is noted.
+    """
 
     recipe: Recipe
     seed: int
@@ -51,6 +54,7 @@ class Production:
     watch: Watcher
     stop: Stop
     keep: int = 2
+    trace: bool = False
 
     def save_summary(self) -> None:
         self.folder.write_json(SUMMARY, asdict(self.summary))

@@ -25,6 +25,7 @@ from disback_ray.run_folder import (
     save_checkpoint,
 )
 from disback_ray.storage import Folder
+from disback_ray.trace import TRACE, Books
 
 STAGES = (degradation.STAGE, backtracking.STAGE)
 
@@ -37,7 +38,8 @@ class Rehearsal:
         self.company = company
         self.recipe, self.summary = production.recipe, production.summary
         self.summary.roles = company.seats
-        self.follower = Follower(company, production.metrics, production.watch, stop=production.stop)
+        self.follower = Follower(company, production.metrics, production.watch, stop=production.stop, trace=production.trace)
+        self.books = Books(company, self.follower)
         self.cast, self.evaluator = self.company.cast, self.company.evaluator
         self.of_points = isinstance(self.recipe.data, (RingData, GridData))
         self.marks = self.recipe.recording.marks
@@ -79,6 +81,7 @@ class Rehearsal:
         start = found.step if found else 0
         self._enter(degradation.STAGE, found, node=0)
         self.production.watch.stage("recording", steps=self.recipe.recording.steps, start=start)
+        self.books.open()
         steps = degradation.degradation_recording(self.cast, self.marks, batches_of=self._batches, start=start)
         last = self.follower.follow(steps, after=self._after_recording)
         self._end(degradation.STAGE, last, total=self.recipe.recording.steps)
@@ -95,6 +98,7 @@ class Rehearsal:
             self.follower.ask(self.evaluator.keep_frame(self._drawn(), 0))
             self._figure_9("figure-9-start", "Score fields before backtracking (Figure 9)")
         self.production.watch.stage("backtracking", steps=back.steps, start=start)
+        self.books.open()
         steps = backtracking.distribution_backtracking(
             self.cast,
             self.recipe.switches,
@@ -212,6 +216,11 @@ class Rehearsal:
         if last is not None and (stage == backtracking.STAGE or last.step + 1 < total):
             self._checkpoint(stage, last.step + 1)
             self.follower.finish()
+        devices = self.books.close(batch=self.recipe.batch)
+        if stage == backtracking.STAGE and devices["steps"]:
+            self.summary.devices = devices
+        if self.production.trace:
+            self.production.folder.write_json(TRACE, self.books.trace.page(bottleneck=devices["bottleneck"], stage=stage))
         self.production.metrics.flush()
         if self.production.stop.is_set():
             raise Stopped

@@ -231,7 +231,7 @@ def versions() -> dict[str, str]:
 class Summary:
     """summary.json, as it grows. teacher: its folder in the cache; stages: seconds; error: the line that ended a failed run.
 
-    losses: of roles that were made good; recoveries: how, the last hundred of them.
+    losses: of roles that were made good; recoveries: how, the last hundred of them. devices: how busy each was while backtracking.
     bounds: mismatch and spread of real data (without data, of the teacher's samples); alarms, verdict: see evaluation/.
     """
 
@@ -249,6 +249,7 @@ class Summary:
     digest: str = ""
     versions: dict[str, str] = field(default_factory=versions)
     pictures: list[dict[str, str]] = field(default_factory=list)
+    devices: dict[str, Any] = field(default_factory=dict)
     losses: int = 0
     recoveries: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from disback_ray.actors.company import Places
-from disback_ray.config import ClusterConfig, Recipe, Teacher, load_cluster, load_recipe, resolved
+from disback_ray.config import ClusterConfig, Recipe, Teacher, check_agreement, load_cluster, load_recipe, resolved
 from disback_ray.data.sources import ImagesData
 from disback_ray.errors import ConfigError, DisbackError, NonFiniteError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
@@ -40,6 +40,7 @@ def run(
     fresh: bool = False,
     progress: bool = False,
     tiny: bool = False,
+    trace: bool = False,
 ) -> RunResult:
     """Distils a recipe's teacher into a one-step generator; goes on where the same run was left.
 
@@ -48,7 +49,7 @@ def run(
     the recipe's name in the cluster's storage. seed: 0 where none is given.
     overrides: `key=value`, of the recipe, or of the cluster file with `cluster.` before the key. in_process: no Ray, all roles here.
     fresh: delete what an earlier run left in the folder. progress: show it on the terminal. tiny: the recipe at the size of a test,
-    with random weights in place of the teacher's file; `overrides` still count.
+    with random weights in place of the teacher's file; `overrides` still count. trace: write trace.json, with each call of each role.
 
     Raises DisbackError (see errors.py) with one line for a user; KeyboardInterrupt once what there is has been kept.
     """
@@ -64,18 +65,17 @@ def run(
     if tiny:
         changes = [*tiny_overrides(load_recipe(str(name)), storage / CACHE), *changes]
     plan = load_recipe(str(name), overrides=changes)
-    workers = places_on.roles.teacher_trainer.replicas
-    if isinstance(plan.teacher, Teacher) and workers > plan.teacher.training.batch:
-        raise ConfigError(
-            f"roles.teacher_trainer.replicas: {workers} workers for teacher.training.batch: {plan.teacher.training.batch}"
-        )
+    check_agreement(plan, places_on)
     folder = Folder.at(out) if out else storage / plan.name
     done = _open(folder, plan, seed=seed, fresh=fresh)
     with OnConsole() if progress else contextlib.nullcontext(Silent()) as watch, interruptible(watch.interject) as stop:
         if done is not None:
             watch.say(f"{folder.uri} holds this run, complete: nothing to do (--fresh runs it anew, --out elsewhere)")
             return done
-        return _produce(plan, places_on, folder, storage, seed=seed, in_process=in_process, fresh=fresh, watch=watch, stop=stop)
+        return _produce(
+            plan, places_on, folder, storage,
+            seed=seed, in_process=in_process, fresh=fresh, trace=trace, watch=watch, stop=stop,
+        )  # fmt: skip
 
 
 def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool) -> RunResult | None:
@@ -90,7 +90,7 @@ def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool) -> RunResul
 
 def _produce(
     recipe: Recipe, cluster: ClusterConfig, folder: Folder, storage: Folder,
-    *, seed: int, in_process: bool, fresh: bool, watch: Watcher, stop: Stop,
+    *, seed: int, in_process: bool, fresh: bool, trace: bool, watch: Watcher, stop: Stop,
 ) -> RunResult:  # fmt: skip
     """All stages. Whatever ends them early, what there is stays in the folder, with a summary and a report of it."""
     cache, written = storage / CACHE, recipe
@@ -114,7 +114,9 @@ def _produce(
             lock.renew()
         write_config(folder, written, cluster, seed=seed)
         summary, metrics = _summary(folder, recipe, seed), Metrics(folder)
-        production = Production(recipe, seed, folder, places, summary, metrics, watch, stop, keep=cluster.checkpoints.keep)
+        production = Production(
+            recipe, seed, folder, places, summary, metrics, watch, stop, keep=cluster.checkpoints.keep, trace=trace
+        )
         production.summary.teacher = places.teacher.name
         production.save_summary()
         try:

@@ -80,7 +80,7 @@ class InProcess:
 
     def cast(self, production: Production) -> Company:
         production.watch.stage("building the cast")
-        return in_process(production.recipe, production.places, self.roles, seed=production.seed)
+        return in_process(production.recipe, production.places, self.roles, seed=production.seed, trace=production.trace)
 
 
 class OnRay:
@@ -147,7 +147,7 @@ class OnRay:
             self.placement = place(_cast(self.roles), timeout=self.timeout)
         company = on_ray(
             production.recipe, production.places, self.roles, self.placement,
-            seed=production.seed, limits=self.limits, audience=production,
+            seed=production.seed, limits=self.limits, audience=production, trace=production.trace,
         )  # fmt: skip
         for line in self.placement.describe():
             self.watch.say(line)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from disback_ray.algorithms.noise import KarrasNoise, LogNormalNoise
-from disback_ray.config import ClusterConfig, Recipe, load_cluster, load_recipe, parse, recipe_text, shipped
+from disback_ray.config import ClusterConfig, Recipe, check_agreement, load_cluster, load_recipe, parse, recipe_text, shipped
 from disback_ray.errors import ConfigError
 
 
@@ -228,6 +228,10 @@ def test_settings_below_a_value_or_of_no_yaml() -> None:
         ("roles: {generator: {replicas: 2}}", "generator.replicas: 2; this role holds the weights: 1"),
         ("roles: {fake_score: {replicas: 3}}", "fake_score.replicas: 3; this role holds the weights: 1"),
         ("roles: {evaluator: {replicas: 2}}", "evaluator.replicas: 2; this role holds the weights: 1"),
+        ("roles: {teacher: {ranks: 2}}", "teacher.ranks: 2; ranks train together, and this role doesn't train: replicas"),
+        ("roles: {generator: {ranks: 0}}", "roles.generator.ranks: 0: input should be greater than or equal to 1"),
+        ("roles: {generator: {sharding: fsdp}}", "generator.sharding: fsdp; one rank has nothing to share"),
+        ("roles: {generator: {ranks: 2, sharding: zero}}", "roles.generator.sharding: 'zero': input should be 'ddp' or 'fsdp'"),
         ("placement_timeout: 0", "placement_timeout: 0: input should be greater than 0"),
         ("placement_timeout: .inf", "placement_timeout: inf: "),
         ("storage: 3", "storage: 3: input should be a valid string"),
@@ -283,3 +287,34 @@ def test_names_that_are_not_shipped() -> None:
 def test_true_is_no_number(override: str) -> None:
     with pytest.raises(ConfigError, match=r"true: expected a (int|float)"):
         load_recipe("ring8", overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("roles", "settings", "said"),
+    [
+        ("fake_score: {ranks: 2}", [], "micro_batches: 1 can't be shared out among roles.fake_score.ranks: 2: "),
+        ("generator: {ranks: 4}", ["micro_batches=2"], "micro_batches: 2 can't be shared out among roles.generator.ranks: 4: "),
+        (
+            "fake_score: {ranks: 2}",
+            ["micro_batches=2", "backtracking.staleness=1"],
+            "backtracking.staleness: 1: not with roles.fake_score.ranks: 2: ",
+        ),
+        (
+            "generator: {ranks: 2, sharding: fsdp}",
+            ["micro_batches=2", "backtracking.generator.offload=true"],
+            "backtracking.generator.offload: True: not with roles.generator.sharding: fsdp; ",
+        ),
+        (
+            "fake_score: {ranks: 2, sharding: fsdp}",
+            ["micro_batches=2", "precision.fake_score=bf16_stochastic"],
+            "precision.fake_score: bf16_stochastic: not with roles.fake_score.sharding: fsdp; ",
+        ),
+        ("teacher_trainer: {replicas: 300}", [], "roles.teacher_trainer.replicas: 300 workers for teacher.training.batch: 256"),
+    ],
+)
+def test_what_a_recipe_and_a_cluster_can_t_agree_on(roles: str, settings: list[str], said: str) -> None:
+    cluster = parse(f"roles: {{{roles}}}", model=ClusterConfig, where="cluster.yaml")
+    with pytest.raises(ConfigError) as refused:
+        check_agreement(load_recipe("ring8", overrides=settings), cluster)
+    assert one_line(refused).startswith(said)
+    check_agreement(load_recipe("ring8", overrides=["micro_batches=4"]), ClusterConfig())

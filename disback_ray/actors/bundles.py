@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from disback_ray.errors import ConfigError
+from disback_ray.errors import ConfigError, PlacementError
 
 GRAIN = 10_000  # Ray counts resources in 1/10000
 NODES_NAMED = 8  # in an error
@@ -21,7 +21,9 @@ class Resources(Protocol):
     @property
     def accelerator(self) -> str | None: ...
     @property
-    def replicas(self) -> int: ...
+    def actors(self) -> int: ...
+    @property
+    def ranks(self) -> int: ...
     @property
     def share(self) -> str | None: ...
 
@@ -64,10 +66,12 @@ def check(roles: Mapping[str, Resources]) -> None:
     """Raises ConfigError where the roles contradict one another."""
     for name, asked in roles.items():
         where = f"roles.{name}"
-        if asked.replicas < 1:
-            raise ConfigError(f"{where}.replicas: {asked.replicas}: at least 1")
         if asked.gpus is not None and (asked.gpus < 0 or (asked.gpus > 1 and asked.gpus % 1)):
             raise ConfigError(f"{where}.gpus: {asked.gpus:g}: whole GPUs, or a part of one")
+        if asked.ranks > 1 and (asked.share or (asked.gpus is not None and 0 < asked.gpus < 1)):
+            raise ConfigError(
+                f"{where}.ranks: {asked.ranks}: each needs a device of its own: leave out `with`, and parts of a GPU"
+            )
         if asked.share is None:
             continue
         if asked.share == name or asked.share not in roles:
@@ -83,15 +87,15 @@ def check(roles: Mapping[str, Resources]) -> None:
 
 
 def bundles_for(roles: Mapping[str, Resources], nodes: Sequence[Node]) -> list[Bundle]:
-    """One bundle for each replica of each role that has a device of its own. Replica i of a role `with` it joins bundle i mod n.
+    """One bundle for each replica, or rank, of each role that has a device of its own. Replica i of a role `with` it joins bundle i mod n.
 
     Automatic is 1 GPU for each bundle, the same part of one where the cluster has too few, and 0 where it has none.
     """
-    members = {(name, i): [(name, i)] for name, asked in roles.items() if not asked.share for i in range(asked.replicas)}
+    members = {(name, i): [(name, i)] for name, asked in roles.items() if not asked.share for i in range(asked.actors)}
     for name, asked in roles.items():
         if asked.share:
-            for i in range(asked.replicas):
-                members[asked.share, i % roles[asked.share].replicas].append((name, i))
+            for i in range(asked.actors):
+                members[asked.share, i % roles[asked.share].actors].append((name, i))
     bundles = [
         Bundle(tuple(inside), roles[name].gpus, sum(roles[role].cpus for role, _ in inside), roles[name].accelerator)
         for (name, _), inside in members.items()
@@ -103,6 +107,21 @@ def bundles_for(roles: Mapping[str, Resources], nodes: Sequence[Node]) -> list[B
         if first_unmet(decided, nodes, free=False) is None:
             return decided
     return _with_gpus(bundles, 1.0)
+
+
+def check_ranks(roles: Mapping[str, Resources], bundles: Sequence[Bundle], nodes: Sequence[Node]) -> None:
+    """Raises PlacementError where ranks would have to share a device: collective calls between them would hang, or be refused."""
+    gpus, cpus = sum(int(node.gpus) for node in nodes), sum(int(node.cpus) for node in nodes)
+    for name, asked in roles.items():
+        if asked.ranks == 1:
+            continue
+        mine = next(bundle for bundle in bundles if bundle.members[0][0] == name)
+        fits = len(mine.members) == 1 and (mine.gpus or 0) >= 1 if gpus and mine.gpus else asked.ranks <= cpus
+        if not fits:
+            there = f"{gpus} GPUs for all roles" if gpus and mine.gpus else f"{cpus} processors"
+            raise PlacementError(
+                f"roles.{name}.ranks: {asked.ranks}: more ranks than devices: {there}; lower ranks, or let frozen roles share with `with`"
+            )
 
 
 def first_unmet(bundles: Sequence[Bundle], nodes: Sequence[Node], *, free: bool) -> Bundle | None:
@@ -138,7 +157,7 @@ def amounts(gpus: float, cpus: float, accelerator: str | None) -> str:
 
 
 def _asked(name: str, role: Resources, bundles: Sequence[Bundle]) -> str:
-    times = f"{role.replicas} × " if role.replicas > 1 else ""
+    times = f"{role.actors} × " if role.actors > 1 else ""
     if role.share:
         return f"{name} {times}{role.cpus:g} CPU with {role.share}"
     gpus = next(b.gpus for b in bundles if b.members[0][0] == name)

@@ -17,7 +17,9 @@ from disback_ray.actors.generator import Generator, GeneratorSettings
 from disback_ray.actors.mishaps import told
 from disback_ray.actors.on_ray import OnRay, Part, Replicas
 from disback_ray.actors.placement import Placement
+from disback_ray.actors.rank_group import RankGroup
 from disback_ray.actors.recovery import Audience, Recovery
+from disback_ray.actors.timesheet import Account, Timesheet
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast
 from disback_ray.config import Recipe, RecoveryLimits, RoleResources, Teacher, TeacherFile, TextTeacher
@@ -34,6 +36,9 @@ from disback_ray.teachers.guidance import NONE
 from disback_ray.teachers.mixture import ExactMixture
 from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.saved import load_spec, refuse_modules
+
+RANK_SECONDS = 300.0
+"""So long a rank waits for the others; their death it learns at once."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Company:
 
     kept([(what snapshot() gave, what load() takes)]): the roles can go on from there, and need nothing that came before. log_steps:
     after so many steps there has to be a checkpoint, None where nothing is logged.
+    accounts(): each seat's calls since the last time, and what to add to its clock to have this process's.
     """
 
     cast: Cast
@@ -66,6 +72,7 @@ class Company:
     is_ready: Callable[[Any], bool]
     kept: Callable[..., None]
     log_steps: int | None
+    accounts: Callable[[], tuple[dict[str, Account], dict[str, float]]]
     seats: dict[str, dict[str, Any]]
 
 
@@ -198,10 +205,11 @@ def sigma_init(recipe: Recipe, teacher: DenoiserSpec) -> float:
 class Here:
     """A role in this process, with the number of threads that it would have in its own."""
 
-    def __init__(self, name: str, role: Any, *, threads: int) -> None:
+    def __init__(self, name: str, role: Any, *, threads: int, sheet: Timesheet) -> None:
         self._name = name
         self._role = role
         self._threads = threads
+        self._sheet = sheet
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         call = getattr(self._role, method)
@@ -209,17 +217,20 @@ class Here:
         def run(*args: Any, **kwargs: Any) -> Any:
             if torch.get_num_threads() != self._threads:
                 torch.set_num_threads(self._threads)
-            with told(self._name, method, args):
-                return call(*args, **kwargs)
+            with told(self._name, method, args), self._sheet.call(method, args) as gave:
+                gave.append(call(*args, **kwargs))
+            return gave[0]
 
         return run
 
 
-def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], *, seed: int) -> Company:
-    """All roles in this process, one after the other: the same lines, the same numbers."""
+def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], *, seed: int, trace: bool = False) -> Company:
+    """All roles in this process, one after the other: the same lines, the same numbers. trace: whether each call is noted."""
+    needed = parts(recipe, places, seed=seed)
+    sheets = {name: Timesheet(trace) for name in needed}
     made = {
-        name: Here(name, role(**arguments), threads=roles[name].threads)
-        for name, (role, arguments) in parts(recipe, places, seed=seed).items()
+        name: Here(name, role(**arguments), threads=roles[name].threads, sheet=sheets[name])
+        for name, (role, arguments) in needed.items()
     }
     here = {"pid": os.getpid(), "node": socket.gethostname(), "devices": []}
     return _company(
@@ -229,23 +240,46 @@ def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources
         is_ready=lambda value: True,
         kept=lambda *points: None,
         log_steps=None,
+        accounts=lambda: ({name: sheet.account() for name, sheet in sheets.items()}, {}),
     )
 
 
 def on_ray(
     recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], placement: Placement,
-    *, seed: int, limits: RecoveryLimits, audience: Audience,
+    *, seed: int, limits: RecoveryLimits, audience: Audience, trace: bool = False,
 ) -> Company:  # fmt: skip
-    """Each role in an actor on its promised device, and in another one where that is lost. Raises what building a role raises."""
-    needed = parts(recipe, places, seed=seed)
+    """Each role in an actor on its promised device, and in another one where that is lost. Raises what building a role raises.
+
+    trace: whether each call is noted.
+    """
+    made, recovery = hosted(
+        parts(recipe, places, seed=seed), roles, placement,
+        shared=places.run, proof=CONFIG, limits=limits, audience=audience, trace=trace,
+    )  # fmt: skip
+    most = log_steps(recipe, load_spec(places.teacher).shape, limits)
+    return _company(
+        made, recovery.seats, wait=recovery.wait, is_ready=recovery.is_ready, kept=recovery.kept, log_steps=most,
+        accounts=recovery.accounts,
+    )  # fmt: skip
+
+
+def hosted(
+    needed: Mapping[str, Part], roles: Mapping[str, RoleResources], placement: Placement,
+    *, shared: Folder, proof: str, limits: RecoveryLimits, audience: Audience, trace: bool,
+) -> tuple[dict[str, Replicas], Recovery]:  # fmt: skip
+    """Any parts, each in its actors. shared, proof: a folder that all of them must see, and a file in it."""
     labels = {
         name: [name if roles[name].replicas == 1 else f"{name}/{replica}" for replica in range(roles[name].replicas)]
         for name in needed
     }
 
-    def process(name: str, replica: int) -> OnRay:
-        options, threads = placement.options(name, replica), roles[name].threads
-        return OnRay(labels[name][replica], needed[name], options=options, threads=threads, shared=places.run, proof=CONFIG)
+    def process(name: str, replica: int) -> OnRay | RankGroup:
+        asked = roles[name]
+        common: dict[str, Any] = {"threads": asked.threads, "shared": shared, "proof": proof, "trace": trace}
+        if asked.ranks == 1:
+            return OnRay(labels[name][replica], needed[name], options=placement.options(name, replica), **common)
+        options = [placement.options(name, rank) for rank in range(asked.ranks)]
+        return RankGroup(name, needed[name], sharding=asked.sharding, options=options, timeout=RANK_SECONDS, **common)
 
     recovery = Recovery(limits, audience, missing=placement.missing)
     proxies = recovery.seat(
@@ -255,9 +289,7 @@ def on_ray(
             for replica, label in enumerate(labels[name])
         }
     )
-    most = log_steps(recipe, load_spec(places.teacher).shape, limits)
-    made = {name: Replicas([proxies[label] for label in labels[name]]) for name in needed}
-    return _company(made, recovery.seats, wait=recovery.wait, is_ready=recovery.is_ready, kept=recovery.kept, log_steps=most)
+    return {name: Replicas([proxies[label] for label in labels[name]]) for name in needed}, recovery
 
 
 def log_steps(recipe: Recipe, shape: tuple[int, ...], limits: RecoveryLimits) -> int:

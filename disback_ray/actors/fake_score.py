@@ -17,6 +17,7 @@ from disback_ray.algorithms.losses import score as score_by
 from disback_ray.algorithms.noise import Batch, NoiseLaw, add_noise
 from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.algorithms.probing import score_at
+from disback_ray.algorithms.ranks import ALONE, Ranks
 from disback_ray.algorithms.records import Field, Probe, Sample, Score, Scored, WireDtype, rounded
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
@@ -81,20 +82,24 @@ class Forward:
 class FakeScore:
     """s_φ with its optimiser. Its version counts its updates within a stage; the generator's step k is its version k · updates."""
 
-    def __init__(self, settings: FakeScoreSettings, *, copies: PathCopies) -> None:
-        """Raises CheckpointError where the teacher's folder is not whole, ConfigError where the network can't be as the settings say."""
+    def __init__(self, settings: FakeScoreSettings, *, copies: PathCopies, ranks: Ranks = ALONE) -> None:
+        """ranks: which of the processes this is that play the role.
+
+        Raises CheckpointError where the teacher's folder is not whole, ConfigError where the network can't be as the settings say.
+        """
         self.device = best_device()
         self.settings = settings
         self.copies = copies
+        self.ranks = ranks
         self.denoiser = self._ready(copies.build())
         self.stage = ""
 
     def _ready(self, denoiser: nn.Module) -> nn.Module:
-        """In the settings' precision, on the device."""
+        """In the settings' precision, on the device; where ranks share it out, whole until a stage begins."""
         set_precision(denoiser, self.settings.precision)
         if self.settings.checkpointing:
             checkpoint_gradients(denoiser)
-        return denoiser.to(self.device)
+        return denoiser if self.ranks.sharded else denoiser.to(self.device)
 
     @starts
     def begin(self, stage: str, *, node: int | None) -> dict[str, float]:
@@ -102,14 +107,18 @@ class FakeScore:
 
         node None: from random weights, keyed by the run's seed. Raises CheckpointError where the node is missing, damaged or doesn't fit.
         """
+        if not node or self.ranks.sharded:
+            self._renew(random=node is None)
         if node:
             self.copies.put(self.denoiser, self.copies.read(node), node=node)
-        else:
-            self.stage, self.denoiser = "", nn.Identity()  # what was there goes before the next one comes
-            self.__dict__.pop("learner", None)
-            self.denoiser = self._ready(self._random() if node is None else self.copies.build())
         self._enter(stage)
         return {}
+
+    def _renew(self, *, random: bool) -> None:
+        """What was there goes before the next one comes."""
+        self.stage, self.denoiser = "", nn.Identity()
+        self.__dict__.pop("learner", None)
+        self.denoiser = self._ready(self._random() if random else self.copies.build())
 
     def _random(self) -> nn.Module:
         keyed = Batch(self.settings.seed, backtracking.STAGE, 0, 0, 1).integers("fake_init", 1 << 62)
@@ -124,7 +133,10 @@ class FakeScore:
         self.forwards: dict[Batch, Forward] = {}
         self.waiting = Unlearnt()
         updates, name = plan.steps * plan.updates, f"fake_score ({stage})"
-        self.learner = Learner(self.denoiser, plan.optimiser, updates=updates, name=name, seed=self.settings.seed)
+        self.denoiser = self.ranks.settle(self.denoiser, self.device)
+        self.learner = Learner(
+            self.denoiser, plan.optimiser, updates=updates, name=name, seed=self.settings.seed, ranks=self.ranks
+        )
 
     def _plan(self, sample: Sample) -> StageSettings:
         """Raises VersionError unless the sample is of this stage, and of the generator as that was at the sample's step."""
@@ -233,7 +245,8 @@ class FakeScore:
         version = step * plan.updates + update
         if self.learner.version != version + 1:
             made = self.learner.update(version, samples=plan.batch)
-            self.last = {"fake_loss": self.loss, "fake_grad_norm": made["grad_norm"]}
+            (loss,) = self.ranks.sum(self.loss)
+            self.last = {"fake_loss": loss, "fake_grad_norm": made["grad_norm"]}
             self.loss = 0.0
         return self.last
 
@@ -242,7 +255,9 @@ class FakeScore:
         """Keeps the present weights as a node of the path (Algorithm 1). Raises VersionError, CheckpointError."""
         assert self.stage == degradation.STAGE, self.stage
         self.learner.require(step)
-        self.copies.keep(self.denoiser, node, step=step)
+        weights = self.ranks.whole(self.copies.weights(self.denoiser))
+        if self.ranks.first:
+            self.copies.keep(weights, node, step=step)
         return {}
 
     @looks
@@ -261,7 +276,8 @@ class FakeScore:
     @looks
     def snapshot(self) -> Snapshot:
         """Weights, optimiser and version; to be taken between steps."""
-        return Snapshot(self.learner.state() | self.waiting.state())
+        tensors = self.learner.state() | self.waiting.state()
+        return Snapshot(tensors if self.ranks.first else {})
 
     @aside
     def write(self, snapshot: Snapshot, folder: Folder) -> dict[str, Any]:
@@ -271,6 +287,8 @@ class FakeScore:
     @starts
     def load(self, folder: Folder, *, stage: str, sha256: str) -> dict[str, float]:
         """Takes up a stage where a snapshot left it. Raises CheckpointError."""
+        if self.ranks.sharded:  # a shard can't be sharded
+            self._renew(random=False)
         self._enter(stage)
         restore(self.learner, self.waiting, folder=folder, name=CHECKPOINT, sha256=sha256)
         return {}
@@ -278,4 +296,4 @@ class FakeScore:
     @looks
     def digest(self) -> str:
         """SHA-256 of the weights that are trained."""
-        return digest(trained(self.denoiser))
+        return digest(self.ranks.whole(trained(self.denoiser)))

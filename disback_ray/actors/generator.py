@@ -13,6 +13,7 @@ from disback_ray.algorithms.average import MovingAverage
 from disback_ray.algorithms.learner import Learner
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.algorithms.ranks import ALONE, Ranks
 from disback_ray.algorithms.records import Drawn, Field, Sample, WireDtype, rounded
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device
@@ -53,22 +54,26 @@ class GeneratorSettings:
 class Generator:
     """G_stu with its optimiser and the moving average of its weights. Its version is the number of its updates."""
 
-    def __init__(self, settings: GeneratorSettings, *, start: Folder | None) -> None:
+    def __init__(self, settings: GeneratorSettings, *, start: Folder | None, ranks: Ranks = ALONE) -> None:
         """start: the denoiser's folder that gives the first weights (the teacher's), None for random ones.
 
+        ranks: which of the processes this is that play the role.
         Raises CheckpointError where the folder is not whole or its weights don't fit, ConfigError where the network can't be as the
         settings have it.
         """
         self.device = best_device()
         self.settings = settings
+        self.ranks = ranks
         network = settings.spec.build(seed=settings.seed) if start is None else self._started(settings, start)
         set_precision(network, settings.precision)
         if settings.checkpointing:
             checkpoint_gradients(network)
-        self.network = network.to(self.device)
-        self.learner = Learner(self.network, settings.optimiser, updates=settings.steps, name="generator", seed=settings.seed)
+        self.network = ranks.settle(network, self.device)
+        self.learner = Learner(
+            self.network, settings.optimiser, updates=settings.steps, name="generator", seed=settings.seed, ranks=ranks
+        )
         host = torch.device("cpu") if settings.ema_on == "host" else None
-        self.average = MovingAverage(self.network, decay=settings.ema, ramp=settings.ema_ramp, home=host)
+        self.average = MovingAverage(self.network, decay=settings.ema, ramp=settings.ema_ramp, home=host, ranks=ranks)
         self.graphs: dict[Batch, Tensor | None] = {}
         self.norms: list[float] = []
         self.last: dict[str, float] = {}
@@ -128,28 +133,34 @@ class Generator:
         if self.learner.version != step + 1:
             made = self.learner.update(step, samples=self.settings.batch)
             self.average.update(step)
-            rms = sum(norm**2 for norm in self.norms) / len(self.norms)
+            squares, parts = self.ranks.sum(sum(norm**2 for norm in self.norms), len(self.norms))
             self.norms.clear()
-            self.last = {"field_norm": rms**0.5, "generator_grad_norm": made["grad_norm"]}
+            self.last = {"field_norm": (squares / parts) ** 0.5, "generator_grad_norm": made["grad_norm"]}
         return self.last
 
     @looks
     def draw(self, wanted: Drawn, *, seed: int) -> Drawn:
         """One-step samples of the averaged weights for the shape and classes of `wanted`."""
-        return Drawn(draw(self.network, self.average.weights, wanted, seed=seed, device=self.device), wanted.condition)
+        if not self.ranks.sharded:
+            return Drawn(draw(self.network, self.average.weights, wanted, seed=seed, device=self.device), wanted.condition)
+        with self.ranks.lent(self.network, self.average.weights) as network:
+            return Drawn(draw_in_chunks(network, wanted, seed=seed, device=self.device), wanted.condition)
 
     @looks
     def export(self, folder: Folder) -> dict[str, float]:
         """Writes what `load_generator` reads: averaged and raw weights, and the settings, last. Raises CheckpointError."""
-        proof = folder.write_tensors(WEIGHTS, self.average.weights)
-        folder.write_tensors(RAW_WEIGHTS, self.network.state_dict())
-        folder.write_json(SETTINGS, self.settings.spec.to_json() | {"weights": proof})
+        averaged, raw = self.ranks.whole(self.average.weights), self.ranks.whole(self.network.state_dict())
+        if self.ranks.first:
+            proof = folder.write_tensors(WEIGHTS, averaged)
+            folder.write_tensors(RAW_WEIGHTS, raw)
+            folder.write_json(SETTINGS, self.settings.spec.to_json() | {"weights": proof})
         return {}
 
     @looks
     def snapshot(self) -> Snapshot:
         """Weights, average, optimiser and version; to be taken between steps."""
-        return Snapshot(self.learner.state() | self.average.state())
+        tensors = self.learner.state() | self.average.state()
+        return Snapshot(tensors if self.ranks.first else {})
 
     @aside
     def write(self, snapshot: Snapshot, folder: Folder) -> dict[str, Any]:
@@ -168,7 +179,7 @@ class Generator:
     @looks
     def digest(self) -> str:
         """SHA-256 of the raw and the averaged weights."""
-        return digest(self.network.state_dict(), self.average.weights)
+        return digest(self.ranks.whole(self.network.state_dict()), self.ranks.whole(self.average.weights))
 
 
 def inner(generator: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,9 +21,12 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from disback_ray.actors.busy import Busy
 from disback_ray.actors.mishaps import told
 from disback_ray.actors.placement import Whereabouts, where
+from disback_ray.actors.timesheet import Account, Timesheet
 from disback_ray.actors.wire import pack, unpack
+from disback_ray.algorithms.ranks import ALONE, Ranks, is_of_a_peer, join
 from disback_ray.errors import ClusterError, DisbackError
 from disback_ray.storage import Folder
 
@@ -40,13 +44,33 @@ class OutOfTurn(Exception):
 class Hosted:
     """The actor: holds one role in a process of its own, and makes each call once, in its turn."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, name: str, threads: int, trace: bool) -> None:
         torch.set_num_threads(threads)
         self.role: Any = None
         self.name = ""
         self.turn = 0
         self.busy: tuple[str, float] | None = None
         self.longest: dict[str, float] = {}
+        self.ranks = ALONE
+        self.sheet = Timesheet(trace)
+        self.gauge = Busy(name)
+
+    def meeting_point(self) -> tuple[str, int]:
+        """(address, free port) of this machine, where the ranks of a role meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return str(ray.util.get_node_ip_address()), int(probe.getsockname()[1])  # type: ignore[no-untyped-call]
+
+    def join(self, ranks: Ranks, point: tuple[str, int], timeout: float) -> None:
+        """Makes this process one of a role's ranks, before the role is built."""
+        join(ranks, address=point[0], port=point[1], timeout=timeout)
+        self.ranks = ranks
+
+    def account(self) -> Account:
+        return self.sheet.account()
+
+    def clock(self) -> float:
+        return time.monotonic()
 
     def build(self, name: str, role: Callable[..., Any], arguments: dict[str, Any], shared: Folder, proof: str) -> Whereabouts:
         """A new role, in place of an old one where there is one: their weights must not need room at the same time.
@@ -73,13 +97,19 @@ class Hosted:
         began = time.monotonic()
         self.busy = method, began
         try:
-            result = self._make(method, args, kwargs)
+            with self.sheet.call(method, args) as gave:
+                gave.append(self._make(method, args, kwargs))
+        except RuntimeError as error:
+            if self.ranks.count > 1 and is_of_a_peer(error):
+                os._exit(1)  # so that the group is lost, and built again, as one
+            raise
         finally:
             self.turn += 1
             self.busy = None
         took = time.monotonic() - began
+        self.gauge.add(took)
         self.longest[method] = max(took, self.longest.get(method, 0.0))
-        return took, result
+        return took, gave[0]
 
     @ray.method(concurrency_group="aside")
     def aside(self, method: str, *args: Any, **kwargs: Any) -> tuple[float, Any]:
@@ -103,17 +133,24 @@ class Hosted:
 class OnRay:
     """The process of one role, in its place on the cluster. Each call gives two references: to what it took, and to its result."""
 
-    def __init__(self, name: str, part: Part, *, options: dict[str, Any], threads: int, shared: Folder, proof: str) -> None:
-        """shared, proof: a folder that every role must see, and a file in it."""
+    def __init__(
+        self, name: str, part: Part, *, options: dict[str, Any], threads: int, shared: Folder, proof: str, trace: bool = False
+    ) -> None:
+        """shared, proof: a folder that every role must see, and a file in it. trace: whether it notes each call."""
         self._name, self._part, self._shared, self._proof = name, part, shared, proof
         kind = type(part[0].__name__, (Hosted,), {})  # so that Ray's lists show which role it is
         remote: Any = ray.remote
         hosted = remote(concurrency_groups={"aside": 1, "health": 1})(kind)
-        self._actor: Any = hosted.options(**options).remote(threads)
+        self._actor: Any = hosted.options(**options).remote(name, threads, trace)
 
-    def build(self) -> Any:
-        """Later: its Whereabouts."""
-        return self._actor.build.remote(self._name, *self._part, self._shared, self._proof)
+    @property
+    def actors(self) -> dict[str, Any]:
+        """Ray's handles, by the names of the seats."""
+        return {self._name: self._actor}
+
+    def build(self) -> dict[str, Any]:
+        """Later: its Whereabouts, by the name of its seat."""
+        return {self._name: self._actor.build.remote(self._name, *self._part, self._shared, self._proof)}
 
     def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         named = self._actor.call.options(name=f"{self._name}.{method}", num_returns=2)

@@ -12,7 +12,7 @@ from ray._private import state
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from disback_ray.actors.bundles import Bundle, Node, Resources, bundles_for, check, refusal
+from disback_ray.actors.bundles import Bundle, Node, Resources, bundles_for, check, check_ranks, refusal
 from disback_ray.errors import PlacementError
 
 ACCELERATOR = "ray.io/accelerator-type"
@@ -72,7 +72,7 @@ class Placement:
         for bundle, node in zip(self.bundles, self.nodes, strict=True):
             machine = f"{node.address} ({node.accelerator})" if node.accelerator else node.address
             for role, replica in bundle.members:
-                name = f"{role}/{replica}" if self.roles[role].replicas > 1 else role
+                name = f"{role}/{replica}" if self.roles[role].actors > 1 else role
                 part = f": {bundle.portion:g} GPU" if bundle.portion else ""
                 seated.setdefault(machine, []).append(f"{name}{part}")
         return [f"on {machine}: {', '.join(names)}" for machine, names in seated.items()]
@@ -90,6 +90,7 @@ def place(roles: Mapping[str, Resources], *, timeout: float) -> Placement:
     check(roles)
     nodes = _nodes()
     bundles = bundles_for(roles, list(nodes.values()))
+    check_ranks(roles, bundles, list(nodes.values()))
     group = placement_group(  # no name: a fixed one collides with that of a run before
         [{"CPU": b.cpus} | ({"GPU": b.gpus} if b.gpus else {}) for b in bundles],
         bundle_label_selector=[{ACCELERATOR: b.accelerator} if b.accelerator else {} for b in bundles],

@@ -15,13 +15,16 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskEr
 
 from disback_ray.actors.calls import NOTHING, Call, forget_before, nature_of, to_be_made_again
 from disback_ray.actors.on_ray import OnRay, cause_of, is_gone, is_loss, plain
+from disback_ray.actors.rank_group import RankGroup
 from disback_ray.actors.slowness import Slowness
+from disback_ray.actors.timesheet import Account
 from disback_ray.actors.wire import unpack
 from disback_ray.config import RecoveryLimits
 from disback_ray.errors import ClusterError
 
 PATIENCE = 20.0
 """A call may take so many times the longest of its kind so far, and a first one so many times `recovery.hang`."""
+PINGS = 7
 LOOK_SECONDS = 1.0
 """So long a wait lasts before it looks up: at Ctrl-C, and at what there is to be said."""
 
@@ -60,8 +63,8 @@ class Player:
 
     name: str
     role: Callable[..., Any]
-    spawn: Callable[[], OnRay]
-    process: OnRay
+    spawn: Callable[[], OnRay | RankGroup]
+    process: OnRay | RankGroup
     built: bool = False
     why: str = ""
     beat: Any = None
@@ -104,7 +107,7 @@ class Recovery:
         self.calls = 0
         self.slowness = Slowness()
 
-    def seat(self, roles: Mapping[str, tuple[Callable[..., Any], Callable[[], OnRay]]]) -> dict[str, Proxy]:
+    def seat(self, roles: Mapping[str, tuple[Callable[..., Any], Callable[[], OnRay | RankGroup]]]) -> dict[str, Proxy]:
         """Builds each role, given its class and how to begin a process for it. Raises what building raises, or ClusterError."""
         self.players = {name: Player(name, role, spawn, spawn()) for name, (role, spawn) in roles.items()}
         mending = _Mending(anew=set(self.players))
@@ -189,6 +192,19 @@ class Recovery:
         self._say_who_is_slow(dropped)
         for name, player in self.players.items():
             player.log = logs[name]
+
+    def accounts(self) -> tuple[dict[str, Account], dict[str, float]]:
+        """Each seat's calls since it was last asked, and what to add to its clock to have the driver's. Lost ones are left out."""
+        here = ray.get_runtime_context().get_node_id()
+        accounts, clocks = {}, {}
+        for player in self.players.values():
+            for seat, actor in player.process.actors.items():
+                try:
+                    accounts[seat] = ray.get(actor.account.remote())
+                    clocks[seat] = 0.0 if self.seats[seat]["node_id"] == here else _clock(actor)  # of a machine, there is one
+                except RayError:
+                    accounts.pop(seat, None)
+        return accounts, clocks
 
     # -- losses --
 
@@ -275,17 +291,19 @@ class Recovery:
             player.built, player.why, player.beat = False, "", None
         mending.gone.clear()
         builds = {name: self.players[name].process.build() for name in self.players if name in mending.anew}
-        self._until_there(list(builds.values()))
-        for name, build in builds.items():
-            error = _error(build)
-            if error is not None and not is_gone(error):
-                raise plain(error) from None
-            if error is not None:
-                mending.gone[name] = reason_of(error)
-            else:
-                self.players[name].built = True
+        self._until_there([build for seats in builds.values() for build in seats.values()])
+        for name, seats in builds.items():
+            errors = [error for build in seats.values() if (error := _error(build)) is not None]
+            gone = [error for error in errors if is_gone(error)]
+            if errors and not gone:
+                raise plain(errors[0]) from None
+            if gone:
+                mending.gone[name] = reason_of(gone[0])
+                continue
+            self.players[name].built = True
+            for label, build in seats.items():
                 seat = asdict(ray.get(build))
-                self.seats[name] = {key: seat[key] for key in ("pid", "node", "node_id")} | {"devices": list(seat["devices"])}
+                self.seats[label] = {key: seat[key] for key in ("pid", "node", "node_id")} | {"devices": list(seat["devices"])}
         mending.anew = set(mending.gone)
 
     def _count(self, player: Player, reason: str) -> None:
@@ -323,7 +341,7 @@ class Recovery:
 
     def _end(self, player: Player, why: str) -> None:
         player.why = why
-        seat = self.seats[player.name]
+        seat = self.seats.get(player.name) or self.seats[f"{player.name}/0"]  # of a group, the first rank's
         player.process.kill_stuck(pid=seat["pid"], node_id=seat["node_id"])
 
     def _send(self, call: Call) -> tuple[Any, Any]:
@@ -350,6 +368,17 @@ class Recovery:
                 said = missing
             if missing and self.audience.gives_up():
                 raise KeyboardInterrupt
+
+
+def _clock(actor: Any) -> float:
+    """Seconds to add to an actor's clock to have this process's: by the shortest of some round trips, to half its length."""
+    trips: list[tuple[float, float]] = []
+    for _ in range(PINGS):
+        before = time.monotonic()
+        theirs = ray.get(actor.clock.remote())
+        after = time.monotonic()
+        trips.append((after - before, (before + after) / 2 - theirs))
+    return min(trips)[1]
 
 
 def _error(ref: Any) -> RayError | None:

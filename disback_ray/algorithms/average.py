@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from disback_ray.algorithms.ranks import ALONE, Ranks
+
 
 class MovingAverage:
     """Exponential moving average of a module's weights; decay 0 follows them exactly, and is no copy of them.
@@ -12,11 +14,14 @@ class MovingAverage:
     what an update adds.
     """
 
-    def __init__(self, module: nn.Module, *, decay: float, ramp: int = 10, home: torch.device | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, *, decay: float, ramp: int = 10, home: torch.device | None = None, ranks: Ranks = ALONE
+    ) -> None:
         """home: where the average lies; None for beside the weights."""
         self.module = module
         self.decay = decay
         self.ramp = ramp
+        self.ranks = ranks
         weights = module.state_dict()
         self.weights: dict[str, Tensor] = {name: _wide(tensor, home) for name, tensor in weights.items()} if decay else weights
 
@@ -32,13 +37,15 @@ class MovingAverage:
 
     def state(self) -> dict[str, Tensor]:
         """The averaged weights, their names marked, to be saved beside a Learner's; none where they are the Learner's."""
-        return {f"average.{name}": tensor for name, tensor in self.weights.items()} if self.decay else {}
+        marked = {f"average.{name}": tensor for name, tensor in self.weights.items()}
+        return self.ranks.whole(marked) if self.decay else {}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Takes back what state() gave. Raises KeyError or RuntimeError where it isn't this module's."""
         if self.decay:
+            saved = self.ranks.cut({name: each for name, each in tensors.items() if name.startswith("average.")}, self.module)
             for name, tensor in self.weights.items():
-                tensor.copy_(tensors[f"average.{name}"])
+                tensor.copy_(saved[f"average.{name}"])
 
 
 def _wide(tensor: Tensor, home: torch.device | None) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from disback_ray.algorithms.masters import Masters
 from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.algorithms.ranks import ALONE, Ranks, full_tensor
 from disback_ray.errors import NonFiniteError, VersionError
 
 
@@ -22,8 +23,12 @@ def trained(module: nn.Module) -> dict[str, Tensor]:
 class Learner:
     """A module that is trained by versions: each update adds one, and is made once however often it is asked for."""
 
-    def __init__(self, module: nn.Module, settings: OptimiserSettings, *, updates: int, name: str, seed: int = 0) -> None:
+    def __init__(
+        self, module: nn.Module, settings: OptimiserSettings, *, updates: int, name: str, seed: int = 0, ranks: Ranks = ALONE
+    ) -> None:
         """updates: how many there will be (for the rate's decay); name: the role's, for errors; seed: the run's, for rounding.
+
+        ranks: those that train the module together, each with its part of the samples.
 
         Raises ConfigError where what the optimiser needs is not installed.
         """
@@ -31,6 +36,7 @@ class Learner:
         self.settings = settings
         self.updates = updates
         self.name = name
+        self.ranks = ranks
         self.version = 0
         self.gathered = 0
         self.last: dict[str, float] = {}
@@ -57,8 +63,11 @@ class Learner:
         if self.version == version + 1:
             return self.last
         self.require(version)
-        if self.gathered != samples:
-            raise VersionError(f"{self.name}: version {version} has the gradients of {self.gathered} of {samples} samples")
+        if self.gathered * self.ranks.count != samples:
+            raise VersionError(
+                f"{self.name}: version {version} has the gradients of {self.gathered} of {samples // self.ranks.count} samples"
+            )
+        self.ranks.sum_gradients(self.masters.weights)
         norm = clip_gradients(self.masters.weights, self.settings.clip or math.inf)
         if not math.isfinite(norm):
             raise NonFiniteError(f"{self.name}: the gradient has NaN or Inf at version {version}: lower its lr, or set its clip")
@@ -76,10 +85,12 @@ class Learner:
         for index, master in enumerate(self.masters.masters):
             entries = self.optimiser.state.get(master, {}).items()
             tensors |= {f"optimiser.{index}.{name}": _alone(name, value) for name, value in entries if value is not None}
-        return tensors | {"version": torch.tensor(self.version)}
+        return self.ranks.whole(tensors) | {"version": torch.tensor(self.version)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Takes back what state() gave. Raises RuntimeError, KeyError or ValueError where it isn't this network's."""
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith(("weights.", "optimiser.", "version"))}
+        tensors = self.ranks.cut(own, self.module)
         weights = {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("weights.")}
         load_trained(self.module, weights)
         state: dict[int, dict[str, Tensor | int]] = {}
@@ -119,7 +130,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """Scales the gradients down to a common norm of at most `limit`; returns the norm before that."""
     parameters = list(parameters)
     if all(parameter.dtype == torch.float32 for parameter in parameters):
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        return float(full_tensor(nn.utils.clip_grad_norm_(parameters, limit)))
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = float(torch.stack([torch.linalg.vector_norm(each, dtype=torch.float32) for each in gradients]).norm())
     if limit < norm < float("inf"):

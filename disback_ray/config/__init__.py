@@ -1,5 +1,6 @@
 """recipe.yaml and cluster.yaml → frozen models."""
 
+from disback_ray.config.agreement import check_agreement
 from disback_ray.config.cluster import ClusterConfig, RecoveryLimits, RoleResources, Roles
 from disback_ray.config.loading import is_resolved, load_cluster, load_recipe, recipe_text, resolved, shipped
 from disback_ray.config.parsing import parse
@@ -21,6 +22,7 @@ __all__ = [
     "TeacherModule",
     "TeacherTraining",
     "TextTeacher",
+    "check_agreement",
     "is_resolved",
     "load_cluster",
     "load_recipe",

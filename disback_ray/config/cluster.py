@@ -7,20 +7,34 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import Field, model_validator
 
 from disback_ray.algorithms.noise import Positive
+from disback_ray.algorithms.ranks import Sharding
 from disback_ray.config.base import Frozen
 from disback_ray.networks.spec import Count
 
+RANKED = ("fake_score", "generator")
+
 
 class RoleResources(Frozen):
-    """What one role gets. gpus None: one each where the cluster has enough, an equal share where not, 0 where there are none."""
+    """What one role gets. gpus None: one each where the cluster has enough, an equal share where not, 0 where there are none.
+
+    replicas: of a role that only looks. ranks: processes that train one role together, on a device each; sharding: each with the whole
+    model (ddp) or with a part of it and of its optimiser (fsdp).
+    """
 
     gpus: Annotated[float, Ge(0), Lt(math.inf)] | None = None
     cpus: Annotated[float, Gt(0), Lt(math.inf)] = 0.25
     accelerator: str | None = None
     replicas: Count = 1
+    ranks: Count = 1
+    sharding: Sharding = "ddp"
     share: Literal["teacher", "path_node", "fake_score", "generator", "evaluator"] | None = Field(
         default=None, validation_alias="with", serialization_alias="with"
     )
+
+    @property
+    def actors(self) -> int:
+        """How many processes play the role: it has replicas, or ranks, or is alone."""
+        return self.replicas * self.ranks
 
     @property
     def threads(self) -> int:
@@ -51,6 +65,11 @@ class Roles(Frozen):
             if getattr(self, name).replicas != 1:
                 why = "this role encodes all" if name == "prompt_encoder" else "this role holds the weights"
                 raise ValueError(f"{name}.replicas: {getattr(self, name).replicas}; {why}: 1")
+        for name, asked in self.by_name().items():
+            if asked.ranks != 1 and name not in RANKED:
+                raise ValueError(f"{name}.ranks: {asked.ranks}; ranks train together, and this role doesn't train: replicas")
+            if asked.sharding != "ddp" and asked.ranks == 1:
+                raise ValueError(f"{name}.sharding: {asked.sharding}; one rank has nothing to share: set ranks as well")
         return self
 
 

@@ -78,6 +78,7 @@ def render(summary: Summary, config_yaml: str, metrics: pa.Table, pictures: Mapp
         training=curves.training(metrics, switches),
         recording=curves.recording(metrics),
         pictures=[_picture(entry, pictures) for entry in summary.get("pictures") or []],
+        devices=_devices(summary.get("devices") or {}),
         machines=_machines(summary.get("roles") or {}),
         stages=[Stage(name, _duration(s), 100 * s / (sum(durations.values()) or 1)) for name, s in durations.items()],
         versions=summary.get("versions") or {},
@@ -115,6 +116,25 @@ def _machines(roles: Mapping[str, Summary]) -> dict[str, list[dict[str, Any]]]:
         role = {"name": name, "what": what, "pid": seat.get("pid"), "devices": [str(d) for d in seat.get("devices") or []]}
         machines.setdefault(str(seat.get("node", "unknown")), []).append(role)
     return machines
+
+
+def _devices(devices: Summary) -> dict[str, Any]:
+    """How busy each role was, and with what, ready to be shown; nothing where it isn't known."""
+    steps = devices.get("steps") or 0
+    if not steps:
+        return {}
+    roles = []
+    for name, calls in devices["calls"].items():
+        seconds = {method: total["seconds"] for method, total in calls.items()}
+        most = max(seconds, key=lambda method: seconds[method], default="")
+        spent = f"{1000 * sum(seconds.values()) / steps:.3g}"
+        roles.append({"name": name, "busy": f"{devices['busy'][name]:.0%}", "milliseconds": spent, "most": most})
+    return {
+        "steps": steps,
+        "bottleneck": devices["bottleneck"],
+        "bytes": f"{devices['wire']['bytes_per_sample']:,.0f}",
+        "roles": roles,
+    }
 
 
 def _duration(seconds: float) -> str:

@@ -54,7 +54,10 @@ class PathCopies:
         else:
             load_strictly(denoiser, tensors, where=where)
 
-    def keep(self, denoiser: nn.Module, node: int, *, step: int) -> None:
-        """Keeps a copy's present weights as a node. Raises CheckpointError."""
-        weights = adapter_of(denoiser) if self.lora else denoiser.state_dict()
+    def weights(self, denoiser: nn.Module) -> dict[str, Tensor]:
+        """What a node keeps of a copy."""
+        return adapter_of(denoiser) if self.lora else denoiser.state_dict()
+
+    def keep(self, weights: dict[str, Tensor], node: int, *, step: int) -> None:
+        """Keeps a copy's weights as a node. Raises CheckpointError."""
         save_node(self.path, node, weights, step=step, adapter=self.adapter)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import pytest
 from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSettings
 from disback_ray.actors.frozen_score import FrozenTeacher, PathNode
 from disback_ray.actors.generator import Generator, GeneratorSettings
+from disback_ray.actors.on_ray import OnRay, Replicas
+from disback_ray.actors.rank_group import RankGroup
+from disback_ray.actors.recovery import Recovered, Recovery
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast, Step
 from disback_ray.algorithms.noise import Batch, KarrasNoise, LogNormalNoise, micro_batches
 from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.config import RecoveryLimits
 from disback_ray.config.precision import Precision
 from disback_ray.data.sources import RingData
 from disback_ray.networks.lora import LoRA
@@ -151,3 +156,46 @@ def by_class(tmp_path: Path) -> Callable[[Troupe], Troupe]:
     folder = Folder.at(tmp_path / "conditional")
     save_denoiser(folder, spec, weights)
     return lambda troupe: troupe.but(teacher=folder, start=folder, generator=GeneratorSpec(spec, (2,), 3, 2.5))
+
+
+@dataclass
+class Audience:
+    """Hears of losses."""
+
+    events: list[Recovered]
+
+    def recovered(self, event: Recovered) -> None:
+        self.events.append(event)
+
+    def say(self, text: str) -> None:
+        pass
+
+    def gives_up(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def stage_of(tmp_path: Path) -> Callable[..., tuple[Cast, Recovery]]:
+    """(parts, how many actors of a role) → its cast over actors, the same for the next cast of a test: starting one takes seconds."""
+    (tmp_path / "proof").write_text("seen")
+    process: dict[str, Any] = {"options": {"num_cpus": 0}, "threads": 1, "shared": Folder.at(tmp_path), "proof": "proof"}
+    started: dict[str, OnRay] = {}
+
+    def stage(parts: dict[str, Any], *, groups: dict[str, str] | None = None, **replicas: int) -> tuple[Cast, Recovery]:
+        """groups: the sharding of roles that have two ranks; they are new ones each time."""
+
+        def spawn(name: str, label: str) -> OnRay | RankGroup:
+            if groups and name in groups:
+                options = {key: value for key, value in process.items() if key != "options"}
+                return RankGroup(name, parts[name], sharding=groups[name], options=[{"num_cpus": 0}] * 2, timeout=60.0, **options)
+            started.setdefault(label, OnRay(label, (object, {}), **process))._part = parts[name]
+            return started[label]
+
+        labels = {name: [f"{name}/{i}" for i in range(replicas.get(name, 1))] for name in parts}
+        recovery = Recovery(RecoveryLimits(), Audience([]), missing=lambda: "")
+        proxies = recovery.seat(
+            {label: (parts[name][0], partial(spawn, name, label)) for name, mine in labels.items() for label in mine}
+        )
+        return Cast(**{name: Replicas([proxies[label] for label in mine]) for name, mine in labels.items()}), recovery
+
+    return stage

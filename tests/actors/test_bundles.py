@@ -2,9 +2,9 @@
 
 import pytest
 
-from disback_ray.actors.bundles import Node, bundles_for, check, first_unmet, refusal
+from disback_ray.actors.bundles import Node, bundles_for, check, check_ranks, first_unmet, refusal
 from disback_ray.config import RoleResources
-from disback_ray.errors import ConfigError
+from disback_ray.errors import ConfigError, PlacementError
 
 
 def node(gpus: float, *, cpus: float = 8, accelerator: str | None = None, free: float | None = None) -> Node:
@@ -108,6 +108,11 @@ def test_the_refusal_tells_what_is_held_from_what_is_not_there() -> None:
         (cast(teacher={}, generator={"share": "teacher", "gpus": 0.5}), "leave out gpus"),
         (cast(teacher={}, generator={"share": "teacher", "accelerator": "A10G"}), "leave out gpus and accelerator"),
         (cast(teacher={"gpus": 2}, generator={"share": "teacher"}), "only one can be shared"),
+        (cast(generator={"ranks": 2, "gpus": 0.5}), "roles.generator.ranks: 2: each needs a device of its own"),
+        (
+            cast(teacher={}, generator={"ranks": 2, "share": "teacher"}),
+            "roles.generator.ranks: 2: each needs a device of its own",
+        ),
         (cast(teacher={"gpus": 1.5}), "roles.teacher.gpus: 1.5: whole GPUs"),
     ],
 )
@@ -115,4 +120,39 @@ def test_contradictions_are_refused_by_key(roles: dict[str, RoleResources], said
     with pytest.raises(ConfigError) as refused:
         check(roles)
     assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+RANKED = cast(teacher={}, path_node={"share": "teacher"}, fake_score={"ranks": 2}, generator={"ranks": 2}, evaluator={"gpus": 0})
+
+
+def test_ranks_have_a_device_each() -> None:
+    nodes = [node(4), node(1)]
+    bundles = bundles_for(RANKED, nodes)
+    check_ranks(RANKED, bundles, nodes)
+    assert [bundle.members[0] for bundle in bundles if bundle.members[0][0] == "generator"] == [
+        ("generator", 0),
+        ("generator", 1),
+    ]
+    assert [bundle.gpus for bundle in bundles] == [1, 1, 1, 1, 1, 0]
+    alone = [node(0, cpus=4)]
+    check_ranks(RANKED, bundles_for(RANKED, alone), alone)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "roles", "said"),
+    [
+        ([node(2)], RANKED, "roles.fake_score.ranks: 2: more ranks than devices: 2 GPUs for all roles"),
+        ([node(0, cpus=2)], cast(generator={"ranks": 3}), "roles.generator.ranks: 3: more ranks than devices: 2 processors"),
+        (
+            [node(4)],
+            cast(generator={"ranks": 2}, teacher={"share": "generator"}),
+            "roles.generator.ranks: 2: more ranks than devices",
+        ),
+    ],
+)
+def test_more_ranks_than_devices_are_refused(nodes: list[Node], roles: dict[str, RoleResources], said: str) -> None:
+    with pytest.raises(PlacementError) as refused:
+        check_ranks(roles, bundles_for(roles, nodes), nodes)
+    assert str(refused.value).startswith(said)
     assert "\n" not in str(refused.value)

@@ -3,14 +3,14 @@
 import random
 import time
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from disback_ray.actors import on_ray
-from disback_ray.actors.on_ray import OnRay, Replicas, wait
+from disback_ray.actors.on_ray import Replicas
 from disback_ray.algorithms import backtracking
-from disback_ray.algorithms.cast import Cast
 from disback_ray.algorithms.path import switches
 from disback_ray.following import AHEAD
 
@@ -27,15 +27,6 @@ def slowed(role: Any) -> Any:
     return Slow
 
 
-def rebuilt(actors: dict[str, Replicas], troupe: Any) -> Cast:
-    """The same actors with other roles in them: starting one takes seconds."""
-    built = []
-    for name, (role, arguments) in troupe.parts().items():
-        built += [proxy._actor.build.remote(slowed(role), arguments) for proxy in actors[name].proxies]
-    wait(built)
-    return Cast(**actors)  # type: ignore[arg-type]
-
-
 VARIANTS = {
     "micro-batches": {"micro_batches": 4},
     "several updates, learnt late": {"micro_batches": 2, "staleness": 2, "fake_updates": 2},
@@ -43,11 +34,7 @@ VARIANTS = {
 }
 
 
-def test_the_pipelined_run_is_the_lock_step_run(troupe: Any, attached: str) -> None:
-    actors = {
-        name: Replicas([OnRay(name, object, options={"num_cpus": 0}, threads=1) for _ in range(2 if name == "teacher" else 1)])
-        for name in troupe.parts()
-    }
+def test_the_pipelined_run_is_the_lock_step_run(troupe: Any, stage_of: Any, attached: str) -> None:
     troupe.record(troupe.cast())
     plan = switches(3, (2, 2), total=troupe.steps)
     digests = set()
@@ -57,16 +44,18 @@ def test_the_pipelined_run_is_the_lock_step_run(troupe: Any, attached: str) -> N
         lock_step.fake_score.begin(backtracking.STAGE, node=3)
         expected = [numbers(step.results) for step in changed.play(lock_step, plan)]
 
-        cast, pending, found = rebuilt(actors, changed), deque[Any](), []
-        wait(cast.fake_score.begin(backtracking.STAGE, node=3))
+        parts = {name: (slowed(role), arguments) for name, (role, arguments) in changed.parts().items()}
+        cast, recovery = stage_of(parts, teacher=2)
+        pending, found = deque[Any](), []
+        recovery.wait(cast.fake_score.begin(backtracking.STAGE, node=3))
         for step in changed.play(cast, plan):
             pending.append(step)
             if len(pending) > AHEAD:
-                found.append(numbers(wait(pending.popleft().results)))
-        found += [numbers(wait(step.results)) for step in pending]
+                found.append(numbers(recovery.wait(pending.popleft().results)))
+        found += [numbers(recovery.wait(step.results)) for step in pending]
 
         assert found == expected, variant
-        ends = [wait(cast.generator.digest()), wait(cast.fake_score.digest())]
+        ends = [recovery.wait(cast.generator.digest()), recovery.wait(cast.fake_score.digest())]
         assert ends == [lock_step.generator.digest(), lock_step.fake_score.digest()], variant
         digests |= set(ends)
     assert len(digests) == 6, "each variant is a computation of its own"
@@ -82,11 +71,11 @@ class Scorer:
     """A replica that is asked, and answers when the test says so."""
 
     def __init__(self) -> None:
-        self.asked: list[object] = []
+        self.asked: list[int] = []
 
-    def score(self, sample: object) -> object:
+    def score(self, sample: int) -> Any:
         self.asked.append(sample)
-        return sample
+        return SimpleNamespace(note=sample)
 
 
 def test_the_least_busy_replica_scores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +85,7 @@ def test_the_least_busy_replica_scores(monkeypatch: pytest.MonkeyPatch) -> None:
         on_ray.ray, "wait", lambda asked, **_: ([a for a in asked if a in done], [a for a in asked if a not in done])
     )
     slow, fast = Scorer(), Scorer()
-    team = Replicas([slow, fast])  # type: ignore[list-item]
+    team = Replicas([slow, fast])
     for sample in range(4):
         team.score(sample)
     assert (slow.asked, fast.asked) == ([0, 2], [1, 3]), "equally busy, they take turns"

@@ -1,0 +1,212 @@
+"""Devices as timed waits, with real tensors through the real actors, schedule and object store: what orchestration costs.
+
+A role's call takes as long as the work of its samples would, and hands on arrays of the real size. So a step can be held against the
+busiest role's work, which no schedule can beat, on a machine with fewer processors than devices: waits take none.
+
+    python -m benchmarks.emulated --json emulated.json
+"""
+
+import itertools
+import logging
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+import torch
+
+from benchmarks import Result, measured, options, publish
+from benchmarks.stage import Stage, staged
+from disback_ray.actors.on_ray import Part
+from disback_ray.algorithms import backtracking
+from disback_ray.algorithms.noise import Batch
+from disback_ray.algorithms.path import switches
+from disback_ray.algorithms.ranks import ALONE, Ranks
+from disback_ray.algorithms.records import Field, Sample, Score, Scored
+from disback_ray.config import RoleResources
+
+WARM_STEPS = 3
+SAMPLES = 64
+"""A step's batch for each generator; cut into micro-batches."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds that a step of SAMPLES samples takes on one device of each kind."""
+
+    forward: float = 0.100
+    backward: float = 0.200
+    target: float = 0.100
+    score: float = 0.100
+    fit: float = 0.300
+    optimiser: float = 0.010
+
+    def busiest(self, *, targets: int, fakes: int, generators: int, scale: int) -> float:
+        """The busiest role's work for a step of scale · SAMPLES samples: no step takes less."""
+        return max(
+            scale * self.target / targets,
+            scale * (self.score + self.fit) / fakes + self.optimiser,
+            scale * (self.forward + self.backward) / generators + self.optimiser,
+        )
+
+    def times(self, factor: float) -> "Work":
+        return Work(*(factor * getattr(self, name) for name in self.__dataclass_fields__))
+
+
+@dataclass
+class Device:
+    """A role on a device that does nothing but take its time. numbers: float32 ones of a sample."""
+
+    work: Work
+    numbers: int = 0
+    ranks: Ranks = ALONE
+
+    def _works(self, seconds: float, batch: Batch) -> None:
+        time.sleep(seconds * batch.size / SAMPLES)
+
+    def _tensor(self, batch: Batch) -> torch.Tensor:
+        return torch.zeros(batch.size, self.numbers)
+
+    def commit(self, step: int, *, update: int = 0) -> dict[str, float]:
+        """All ranks meet here, as they do to add up their gradients."""
+        time.sleep(self.work.optimiser)
+        self.ranks.sum(1.0)
+        return {}
+
+    def begin(self, stage: str, *, node: int) -> dict[str, float]:
+        return {}
+
+
+class Generator(Device):
+    def propose(self, batch: Batch) -> Sample:
+        self._works(self.work.forward, batch)
+        return Sample(batch, self._tensor(batch), None, batch.step)
+
+    def descend(self, field: Field) -> dict[str, float]:
+        self._works(self.work.backward, field.batch)
+        return {}
+
+
+class Target(Device):
+    def score(self, sample: Sample) -> Score:
+        self._works(self.work.target, sample.batch)
+        return Score(sample.batch, self._tensor(sample.batch), 0)
+
+
+class FakeScore(Device):
+    def score(self, sample: Sample) -> Scored:
+        self._works(self.work.score, sample.batch)
+        return Scored(sample.batch, 0)
+
+    def difference(self, current: Scored, wanted: Score, *, node: int) -> Field:
+        return Field(current.batch, self._tensor(current.batch), 0.0)
+
+    def fit(self, sample: Sample, *, update: int = 0) -> dict[str, float]:
+        self._works(self.work.fit, sample.batch)
+        return {}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many devices of each kind; scale: how many times SAMPLES a step has; parts: its micro-batches."""
+
+    targets: int
+    fakes: int
+    generators: int
+    parts: int
+    scale: int = 1
+    slower: float = 1.0
+
+    @property
+    def name(self) -> str:
+        devices = self.targets + self.fakes + self.generators
+        return f"{devices} devices: {self.targets} target, {self.fakes} fake, {self.generators} generator"
+
+
+SMALL = (
+    (Layout(1, 1, 1, parts=2), 0.96, 0.95),
+    (Layout(1, 2, 1, parts=4), 0.95, 0.95),
+    (Layout(1, 2, 2, parts=4), 0.93, 0.91),
+)
+LARGE = (Layout(4, 8, 4, parts=16, scale=4, slower=3.2), Layout(16, 32, 16, parts=32, scale=16, slower=3.2))
+"""Four and sixteen times one target, two fake scores and one generator, with the work of each device kept: a step is about 1 s."""
+
+
+def parts_of(layout: Layout, work: Work, megabytes: float) -> dict[str, Part]:
+    made = {"work": work, "numbers": round(megabytes * 1e6 / 4 / SAMPLES)}
+    return {"teacher": (Target, made), "fake_score": (FakeScore, made), "generator": (Generator, made)}
+
+
+def efficiency(layout: Layout, *, megabytes: float, steps: int) -> tuple[float, float, float]:
+    """(seconds a step, the busiest role's work, seconds of the driver's own CPU a step). megabytes: of a batch of SAMPLES."""
+    work = Work().times(layout.slower)
+    roles = {
+        "teacher": RoleResources(replicas=layout.targets, cpus=0.01, gpus=0),
+        "fake_score": RoleResources(ranks=layout.fakes, cpus=0.01, gpus=0),
+        "generator": RoleResources(ranks=layout.generators, cpus=0.01, gpus=0),
+    }
+    with staged(parts_of(layout, work, megabytes), roles) as stage:
+        ends, spent = driven(stage, layout, steps=steps)
+    busiest = work.busiest(targets=layout.targets, fakes=layout.fakes, generators=layout.generators, scale=layout.scale)
+    return statistics.median(b - a for a, b in itertools.pairwise(ends)), busiest, spent
+
+
+def driven(stage: Stage, layout: Layout, *, steps: int) -> tuple[list[float], float]:
+    """When each step after the first few ended, and the driver's CPU seconds a step."""
+    plan = backtracking.distribution_backtracking(
+        stage.cast, switches(0, 1, total=steps + WARM_STEPS), steps=steps + WARM_STEPS,
+        batches_of=lambda name, step: [
+            Batch(0, name, step, part * SAMPLES * layout.scale // layout.parts, SAMPLES * layout.scale // layout.parts)
+            for part in range(layout.parts)
+        ],
+    )  # fmt: skip
+    ends: list[tuple[float, float]] = []
+    stage.follow(plan, each=lambda: ends.append((time.monotonic(), time.process_time())))
+    full = ends[WARM_STEPS - 1 : -1]  # the last step has none ahead of it
+    return [at for at, _ in full], (full[-1][1] - full[0][1]) / (len(full) - 1)
+
+
+@contextmanager
+def pretended_processors(count: int) -> Iterator[None]:
+    """A private Ray that counts as many processors as there are devices to be emulated."""
+    ray.init(
+        address="local", num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+        object_store_memory=2_000_000_000,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def results_of(layout: Layout, goals: dict[float, float], *, steps: int) -> list[Result]:
+    found = []
+    for megabytes, goal in goals.items():
+        step, busiest, driver = efficiency(layout, megabytes=megabytes, steps=steps)
+        name = f"{layout.name}, {megabytes:g} MB"
+        found.append(measured(f"busiest role's work over the step: {name}", busiest / step, "share", at_least=goal))
+        found.append(measured(f"step: {name}", step, "s"))
+        most = 0.05 if layout in LARGE else None
+        found.append(measured(f"the driver's own CPU: {name}", driver / step, "share of a step", at_most=most))
+    return found
+
+
+def main() -> None:
+    parser = options(str(__doc__).splitlines()[0])
+    parser.add_argument("--steps", type=int, default=15, help="measured in each setting (15)")
+    parser.add_argument("--devices", type=int, default=64, help="leave out what has more devices than this (64)")
+    given = parser.parse_args()
+    results: list[Result] = []
+    with pretended_processors(128):
+        for layout, small, large in SMALL:
+            results += results_of(layout, {0.4: small, 6.4: large}, steps=given.steps)
+        for layout in LARGE:
+            if layout.targets + layout.fakes + layout.generators <= given.devices:
+                results += results_of(layout, {0.4: 0.90}, steps=given.steps)
+    publish("emulated", results, file=given.json)
+
+
+if __name__ == "__main__":
+    main()
