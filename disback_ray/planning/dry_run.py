@@ -1,0 +1,118 @@
+"""Plays two steps of Algorithm 2 with the very roles that a run has, on tensors without data: what each role holds and computes.
+
+The first step makes the optimisers' moments; from the second on all steps are alike.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from disback_ray.actors.company import Places, parts
+from disback_ray.algorithms import backtracking
+from disback_ray.algorithms.cast import Cast
+from disback_ray.algorithms.noise import Batch, micro_batches
+from disback_ray.algorithms.path import Switch
+from disback_ray.config import Recipe
+from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.planning.meter import Meter, bytes_of, state_of
+from disback_ray.planning.sketch import SketchedFolder
+
+FROZEN = ("teacher", "path_node")
+FEW = 3
+"""So many micro-batches are played; what each further one adds is the difference between the last two."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one role needs in a step. Bytes: parameters (with buffers), optimiser, average (the generator's EMA), and the peak of all.
+
+    The rest of the peak, working(), are gradients, activations and what the operators need. flops: of one step.
+    """
+
+    parameters: int
+    optimiser: int
+    average: int
+    peak: int
+    flops: float
+
+    def working(self) -> int:
+        return self.peak - self.parameters - self.optimiser - self.average
+
+
+class Metered:
+    """A role under its meter."""
+
+    def __init__(self, role: Any, meter: Meter) -> None:
+        self.role, self.meter = role, meter
+
+    def __getattr__(self, method: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.meter:
+                return getattr(self.role, method)(*args, **kwargs)
+
+        return call
+
+
+def footprints(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
+    """Of each role of the cast. spec: the teacher's; nothing is read or written. Raises ConfigError where a role can't be built."""
+    if recipe.micro_batches <= FEW:
+        return _play(recipe, spec)
+    size = recipe.batch // recipe.micro_batches
+    fewer, few = (_play(_cut(recipe, parts, size), spec) for parts in (FEW - 1, FEW))
+    return {role: _extrapolated(fewer[role], few[role], recipe.micro_batches - FEW) for role in few}
+
+
+def _cut(recipe: Recipe, parts: int, size: int) -> Recipe:
+    return recipe.model_copy(update={"batch": parts * size, "micro_batches": parts})
+
+
+def _extrapolated(fewer: Footprint, few: Footprint, more: int) -> Footprint:
+    return replace(few, peak=few.peak + more * (few.peak - fewer.peak), flops=few.flops + more * (few.flops - fewer.flops))
+
+
+def _play(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
+    """One step against node 1, and one against the teacher."""
+    back, batch = recipe.backtracking, recipe.batch
+
+    def batches_of(stage: str, step: int) -> list[Batch]:
+        return micro_batches(Batch(0, stage, step, 0, batch), recipe.micro_batches)
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        roles = _cast(recipe, spec)
+        roles["fake_score"].begin(backtracking.STAGE, node=0)
+        for role in roles.values():
+            role.meter.restart()
+        steps = backtracking.distribution_backtracking(
+            Cast(**roles), (Switch(0, 1), Switch(1, 0)),
+            steps=2, batches_of=batches_of, fake_updates=back.fake_updates, staleness=min(back.staleness, 1),
+        )  # fmt: skip
+        for _ in steps:
+            pass
+        return {name: _footprint(role, steps=1 if name in FROZEN else 2) for name, role in roles.items()}
+
+
+def _cast(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Metered]:
+    folder = SketchedFolder("sketch", spec, dict(spec.build().state_dict()))
+    made = parts(recipe, Places(folder, folder, folder), seed=0)
+    roles = {}
+    for name in (*FROZEN, "fake_score", "generator"):
+        kind, arguments = made[name]
+        with Meter() as meter:
+            roles[name] = Metered(kind(**arguments), meter)
+    return roles
+
+
+def _footprint(metered: Metered, *, steps: int) -> Footprint:
+    role, meter = metered.role, metered.meter
+    network = role.network if hasattr(role, "network") else role.denoiser
+    moments = role.learner.optimiser.state.values() if hasattr(role, "learner") else []
+    average = role.average.weights.values() if hasattr(role, "average") else []
+    return Footprint(
+        parameters=bytes_of(state_of(network)),
+        optimiser=bytes_of(value for entry in moments for value in entry.values() if isinstance(value, Tensor)),
+        average=bytes_of(average),
+        peak=meter.peak,
+        flops=meter.flops / steps,
+    )

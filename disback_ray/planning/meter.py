@@ -1,0 +1,72 @@
+"""Counts what a role's tensors hold and what its operators compute, while it plays on tensors without data."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+UNKNOWN = {torch.ops.aten._local_scalar_dense.default: 1.0, torch.ops.aten.is_nonzero.default: True}
+"""What only data could tell, a norm or whether all is finite: taken to be 1 and true."""
+
+
+class Meter(TorchDispatchMode):
+    """live, peak: bytes of the storages that were made under it and still are; flops: of what was computed, a product counted twice.
+
+    torch's own MemTracker (torch.distributed._tools) refuses a network that is called twice before it is gone backward through, as
+    micro-batches do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.flops = 0.0
+        self._known: set[int] = set()
+
+    def hold(self, tensors: Iterable[Tensor]) -> None:
+        """Counts tensors that were there before."""
+        for tensor in tensors:
+            self._note(tensor)
+
+    def restart(self) -> None:
+        """From here on the peak and the FLOPs are counted anew."""
+        self.peak, self.flops = self.live, 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in UNKNOWN:
+            return UNKNOWN[func]
+        made = func(*args, **(kwargs or {}))
+        count: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=made)
+        self.hold(leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+        return made
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        name = storage._cdata
+        if name in self._known:
+            return
+        size = storage.nbytes()
+        self._known.add(name)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, name, size)
+
+    def _forget(self, name: int, size: int) -> None:
+        self._known.discard(name)
+        self.live -= size
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of different storages."""
+    return sum({tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+
+
+def state_of(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]
