@@ -20,7 +20,7 @@ from disback_ray.planning.meter import Meter, bytes_of, state_of
 from disback_ray.planning.sketch import SketchedFolder
 
 FROZEN = ("teacher", "path_node")
-FEW = 3
+FEW = 2
 """So many micro-batches are played; what each further one adds is the difference between the last two."""
 
 
