@@ -3,10 +3,13 @@
 The first step makes the optimisers' moments; from the second on all steps are alike.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from disback_ray.actors.company import Places, parts
@@ -17,9 +20,10 @@ from disback_ray.algorithms.path import Switch
 from disback_ray.config import Recipe
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.planning.meter import Meter, bytes_of, state_of
-from disback_ray.planning.sketch import SketchedFolder
+from disback_ray.planning.sketch import SketchedCopies, SketchedFolder
 
 FROZEN = ("teacher", "path_node")
+CAST = (*FROZEN, "fake_score", "generator")
 FEW = 2
 """So many micro-batches are played; what each further one adds is the difference between the last two."""
 
@@ -79,7 +83,7 @@ def _play(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
     def batches_of(stage: str, step: int) -> list[Batch]:
         return micro_batches(Batch(0, stage, step, 0, batch), recipe.micro_batches)
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), _all_in_one_place():
         roles = _cast(recipe, spec)
         roles["fake_score"].begin(backtracking.STAGE, node=0)
         for role in roles.values():
@@ -93,12 +97,21 @@ def _play(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
         return {name: _footprint(role, steps=1 if name in FROZEN else 2) for name, role in roles.items()}
 
 
+@contextmanager
+def _all_in_one_place() -> Iterator[None]:
+    """No GPU is looked for, and nothing is moved: Module.to swaps a tensor without data, which torch refuses while others know it."""
+    with mock.patch("torch.cuda.is_available", lambda: False), mock.patch.object(nn.Module, "to", lambda module, *_, **__: module):
+        yield
+
+
 def _cast(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Metered]:
     folder = SketchedFolder("sketch", spec, dict(spec.build().state_dict()))
     made = parts(recipe, Places(folder, folder, folder), seed=0)
     roles = {}
-    for name in (*FROZEN, "fake_score", "generator"):
+    for name in CAST:
         kind, arguments = made[name]
+        if copies := arguments.get("copies"):
+            arguments = arguments | {"copies": SketchedCopies(copies.teacher, copies.path, copies.lora)}
         with Meter() as meter:
             roles[name] = Metered(kind(**arguments), meter)
     return roles

@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
+from disback_ray.networks.lora import adapter_of
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.storage import Folder
+from disback_ray.teachers.path_copies import PathCopies
 
 
 @dataclass(frozen=True)
@@ -27,3 +29,14 @@ class SketchedFolder(Folder):
 
     def read_tensors(self, name: str, *, sha256: str | None = None) -> dict[str, Tensor]:
         return self.weights
+
+
+class SketchedCopies(PathCopies):
+    """The path's nodes, whichever is asked for."""
+
+    def read(self, node: int) -> dict[str, Tensor]:
+        denoiser = self.build()
+        return adapter_of(denoiser) if self.lora else dict(denoiser.state_dict())
+
+    def proof(self, node: int) -> str:
+        return ""

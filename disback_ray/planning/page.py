@@ -1,0 +1,50 @@
+"""The plan as a table for a terminal, and what it says in words."""
+
+from rich.filesize import decimal
+from rich.table import Table
+
+from disback_ray.planning.cards import Cores
+from disback_ray.planning.plan import Plan
+
+HEADINGS = ("role", "device", "parameters", "optimiser", "EMA", "gradients, activations", "peak", "a step")
+
+
+def table(plan: Plan) -> Table:
+    """A row for each role: what its process holds at its peak, in decimal units, and how long it is busy in a step."""
+    made = Table()
+    for heading in HEADINGS:
+        made.add_column(heading, justify="left" if heading in ("role", "device") else "right")
+    for device in plan.devices:
+        for role in device.roles:
+            needs = role.footprint
+            name = f"{role.name} × {role.devices}" if role.devices > 1 else role.name
+            portion = f", {device.portion:g} of it" if device.portion < 1 else ""
+            parts = (needs.parameters, needs.optimiser, needs.average, needs.working(), needs.peak)
+            made.add_row(name, device.card.name + portion, *map(decimal, parts), duration(role.seconds))
+    return made
+
+
+def words(plan: Plan, *, network: str) -> list[str]:
+    """What the table means. network: where the teacher's network is known from."""
+    worst = plan.bottleneck
+    said = [f"network: {network}"]
+    for device in plan.devices:
+        if not isinstance(device.card, Cores):
+            verdict = "fits" if device.fits else "DOES NOT FIT"
+            said.append(f"{device.name}: {decimal(int(device.needs))} of {decimal(int(device.memory))} with CUDA's own: {verdict}")
+    if any(isinstance(device.card, Cores) for device in plan.devices):
+        together = sum(device.needs * device.count for device in plan.devices)
+        verdict = "fits" if plan.fits else "DOES NOT FIT"
+        said.append(f"all roles: {decimal(int(together))} of {decimal(int(plan.devices[0].card.memory))} of memory: {verdict}")
+    said.append(f"no step is shorter than {duration(plan.seconds)}; the bottleneck is {worst.name}")
+    gained = 100 * (1 - plan.with_one_more() / plan.seconds) if plan.seconds else 0.0
+    if isinstance(worst.card, Cores):
+        said.append("one more replica would bring nothing: the cores are the same")
+    else:
+        said.append(f"one more device for {worst.name} would shorten a step by {gained:.0f} %")
+    said.append(f"{decimal(plan.wire)} cross between roles in a step")
+    return said
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"

@@ -1,0 +1,125 @@
+"""Footprints on devices: what fits where, how long a step takes, which device holds the others up, and what one more would bring."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from disback_ray.actors.bundles import check
+from disback_ray.config import ClusterConfig, Recipe, RoleResources
+from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.planning.cards import Card, Cores
+from disback_ray.planning.dry_run import CAST, FROZEN, Footprint, footprints
+
+WIRE_BYTES = {"fp32": 4, "bf16": 2}
+CROSSINGS = 3
+"""Of a sample-shaped tensor in a step: x_0 out, the target's score to s_φ, the difference back (Eq. 8)."""
+
+
+@dataclass(frozen=True)
+class RolePlan:
+    """One role. devices: its replicas' or ranks'; seconds: of a step, for each of them; footprint: of each."""
+
+    name: str
+    footprint: Footprint
+    seconds: float
+    devices: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """Roles that share one device. portion: of the card that they have together; needs: bytes, at most together."""
+
+    card: Card
+    roles: tuple[RolePlan, ...]
+    portion: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return " + ".join(role.name for role in self.roles)
+
+    @property
+    def count(self) -> int:
+        return self.roles[0].devices
+
+    @property
+    def needs(self) -> float:
+        return sum(self.card.needs(role.footprint.peak) for role in self.roles)
+
+    @property
+    def memory(self) -> float:
+        return self.card.memory * self.portion
+
+    @property
+    def fits(self) -> bool:
+        return self.needs <= self.memory
+
+    @property
+    def seconds(self) -> float:
+        """Busy in a step. The teacher and a path node are never asked in the same one."""
+        targets = [role.seconds for role in self.roles if role.name in FROZEN]
+        return sum(role.seconds for role in self.roles if role.name not in FROZEN) + max(targets, default=0.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """devices: with what plays on each. wire: bytes that cross between roles in a step."""
+
+    devices: tuple[Device, ...]
+    wire: int
+
+    @property
+    def bottleneck(self) -> Device:
+        return max(self.devices, key=lambda device: device.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """The pipeline's bound: no step is shorter than its busiest device's part. Where all share cores, than the sum over them."""
+        shared = [device for device in self.devices if isinstance(device.card, Cores)]
+        together = sum(device.seconds * device.count for device in shared) / (os.cpu_count() or 1)
+        return max(self.bottleneck.seconds, together)
+
+    @property
+    def fits(self) -> bool:
+        shared = [device for device in self.devices if isinstance(device.card, Cores)]
+        together = sum(device.needs * device.count for device in shared)
+        return all(device.fits for device in self.devices) and (not shared or together <= shared[0].card.memory)
+
+    def with_one_more(self) -> float:
+        """The bound with one more replica (or rank) of every role on the bottleneck."""
+        worst = self.bottleneck
+        roles = tuple(_spread(role, role.devices + 1) for role in worst.roles)
+        return replace(self, devices=tuple(replace(d, roles=roles) if d is worst else d for d in self.devices)).seconds
+
+
+def make(
+    recipe: Recipe, spec: DenoiserSpec, cluster: ClusterConfig, *, card_of: Mapping[str, Card], needed: Mapping[str, Footprint] | None = None
+) -> Plan:
+    """The plan of a recipe on a cluster file's roles. card_of: each role's device; needed: footprints, measured now unless given.
+
+    Raises ConfigError where the roles contradict one another, or a role can't be built.
+    """
+    roles = {name: asked for name, asked in cluster.roles.by_name().items() if name in CAST}
+    check(roles)
+    needed = needed or footprints(recipe, spec)
+    planned = {
+        name: _role(needed[name], asked, card_of[name], name=name, bf16=getattr(recipe.precision, name) != "fp32")
+        for name, asked in roles.items()
+    }
+    devices = []
+    for name, asked in roles.items():
+        if asked.share is None or asked.share not in roles:
+            sharers = [planned[name], *(planned[other] for other, its in roles.items() if its.share == name)]
+            devices.append(Device(card_of[name], tuple(sharers), portion=asked.gpus if asked.gpus and asked.gpus < 1 else 1.0))
+    numbers = recipe.batch
+    for size in spec.shape:
+        numbers *= size
+    return Plan(tuple(devices), CROSSINGS * numbers * WIRE_BYTES[recipe.wire_dtype])
+
+
+def _role(needs: Footprint, asked: RoleResources, card: Card, *, name: str, bf16: bool) -> RolePlan:
+    threads = asked.threads if isinstance(card, Cores) else 1
+    return RolePlan(name, needs, card.seconds(needs.flops, bf16=bf16) / threads / asked.replicas, asked.replicas)
+
+
+def _spread(role: RolePlan, devices: int) -> RolePlan:
+    return replace(role, seconds=role.seconds * role.devices / devices, devices=devices)

@@ -1,0 +1,61 @@
+"""What makes a role smaller, the cheapest first; and which of it a recipe needs to fit its devices."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from disback_ray.config import Recipe, load_recipe
+from disback_ray.errors import ConfigError
+from disback_ray.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """settings: what `--set` takes; roles: whom it makes smaller; costs: what is paid for it."""
+
+    settings: tuple[str, ...]
+    roles: tuple[str, ...]
+    costs: str
+
+
+REMEDIES = (
+    Remedy(("micro_batches={batch}",), ("teacher", "path_node", "fake_score"), "one sample at a time: devices are less busy"),
+    Remedy(("precision.teacher=bf16", "precision.path_node=bf16"), ("teacher", "path_node"), "targets rounded to bfloat16"),
+    Remedy(("student.graph=recompute", "micro_batches={batch}"), ("generator",), "a third of the generator's forward passes again"),
+    Remedy(("student.checkpointing=true",), ("generator",), "the generator's activations are computed twice"),
+    Remedy(("fake_score.checkpointing=true",), ("fake_score",), "s_φ's activations are computed twice"),
+    Remedy(("backtracking.generator.states=8bit",), ("generator",), "the generator's moments in 8 bits"),
+    Remedy(("backtracking.fake_score.states=8bit", "recording.optimiser.states=8bit"), ("fake_score",), "s_φ's moments in 8 bits"),
+    Remedy(("student.ema_on=host",), ("generator",), "the average is copied from host memory in each step"),
+    Remedy(("precision.generator=bf16_stochastic",), ("generator",), "the generator's weights in bfloat16, rounded stochastically"),
+    Remedy(("precision.fake_score=bf16_stochastic",), ("fake_score",), "s_φ's weights in bfloat16, rounded stochastically"),
+    Remedy(("fake_score.lora={rank: 64}",), ("fake_score", "path_node"), "s_φ and the path are adapters on the teacher"),
+)  # fmt: skip
+
+Planned = Callable[[Recipe], Plan]
+
+
+def unfit(plan: Plan) -> list[str]:
+    """The roles on devices that are too small for them."""
+    return [role.name for device in plan.devices if not device.fits for role in device.roles]
+
+
+def remedy(name: str, overrides: Sequence[str], plan: Plan, planned: Planned) -> list[str]:
+    """The settings with which the recipe fits, cheapest first and each only for a role that still doesn't; [] where nothing helps.
+
+    name, overrides: of the recipe as it is; planned: its plan with other settings. A setting that the recipe refuses is left out.
+    """
+    taken: list[str] = []
+    for offered in REMEDIES:
+        too_large = unfit(plan)
+        if not too_large:
+            break
+        if not set(offered.roles) & set(too_large):
+            continue
+        more = [setting.format(batch=load_recipe(name, overrides=overrides).batch) if "{batch}" in setting else setting
+                for setting in offered.settings]  # fmt: skip
+        try:
+            plan = planned(load_recipe(name, overrides=[*overrides, *taken, *more]))
+        except ConfigError:
+            continue  # such as a plain MLP, which has no blocks to compute again
+        taken += [setting for setting in more if setting not in taken]
+    return taken if not unfit(plan) and plan.fits else []
