@@ -1,6 +1,7 @@
 """The command line: thin; each command is a call that Python can make as well."""
 
 import importlib.metadata
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -176,6 +177,53 @@ def doctor(
     failed = [check.name for check in checks if check.state == "fail"]
     if failed:
         raise ClusterError(f"failed: {', '.join(failed)}: what to do is said above")
+
+
+@app.command()
+def plan(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A shipped recipe or a YAML file; default: the cluster file's, or digits.")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="cluster.yaml: the roles' devices; default: this machine.")] = None,
+    card: Annotated[
+        str | None, typer.Option(help="What roles run on whose accelerator the file doesn't name, such as A10G.")
+    ] = None,
+    auto: Annotated[bool, typer.Option("--auto", help="Choose seats and settings with which it fits, the fastest.")] = False,
+    cards: Annotated[int, typer.Option(help="With --auto: how many cards there are.")] = 4,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for run. Repeatable.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Before anything runs: each role's memory and time, the bottleneck, and whether it fits."""
+    from rich.console import Console
+
+    from disback_ray.config import load_cluster
+    from disback_ray.planning.page import table, words
+    from disback_ray.planning.planner import Planner, roles_yaml
+    from disback_ray.running import DEFAULT_RECIPE
+
+    mine, overrides = ([o for o in set_ or [] if o.startswith("cluster.") is ours] for ours in (True, False))
+    on = load_cluster(cluster, overrides=[o.removeprefix("cluster.") for o in mine])
+    name = recipe or on.recipe or DEFAULT_RECIPE
+    planner = Planner(name, overrides, card)
+    if auto:
+        on, settings, made = planner.choose(on, cards)
+        print(
+            "$ disback-ray run",
+            name,
+            *(f"--set {shlex.quote(setting)}" for setting in [*overrides, *settings]),
+            "--cluster FILE, with",
+        )
+        print(roles_yaml(on), end="")
+    else:
+        made = planner.plan(on)
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(table(made))
+    print(*words(made, network=planner.network), sep="\n")
+    if not made.fits:
+        advice = " ".join(f"--set {shlex.quote(setting)}" for setting in planner.fitting(on))
+        raise ConfigError(
+            f"{name} doesn't fit: " + (f"it does with {advice}" if advice else "no setting makes it fit: larger cards")
+        )
 
 
 @app.command()

@@ -11,8 +11,8 @@ from disback_ray.errors import ConfigError
 GIB = 1 << 30
 UTILISED = 0.4
 """The share of a data sheet's FLOP/s that convolutions of these sizes reach; an assumption, and said so in the plan."""
-CONTEXT = 0.6 * GIB
-"""CUDA's own context and libraries, in every process."""
+CONTEXT, PROCESS = 0.6 * GIB, 0.4 * GIB
+"""CUDA's own context and libraries on the card, and Python's with torch in host memory, of every process."""
 FRAGMENTATION = 1.06
 """What torch's allocator holds beside what tensors ask for."""
 REFERENCE = "GeForce-RTX-3090"
@@ -62,10 +62,10 @@ CARDS = {
 
 @dataclass(frozen=True)
 class Cores(Card):
-    """This machine without GPUs: its memory is the roles' together, and there is no context."""
+    """This machine without GPUs: its memory is the roles' together."""
 
     def needs(self, peak: float) -> float:
-        return peak * FRAGMENTATION
+        return peak * FRAGMENTATION + PROCESS
 
 
 def card(name: str) -> Card:

@@ -11,6 +11,7 @@ from unittest import mock
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
 
 from disback_ray.actors.company import Places, parts
 from disback_ray.algorithms import backtracking
@@ -30,7 +31,7 @@ FEW = 2
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one role needs in a step. Bytes: parameters (with buffers), optimiser, average (the generator's EMA), and the peak of all.
+    """What one role needs on its device in a step. Bytes: parameters (with buffers), optimiser, average (the EMA), the peak of all.
 
     The rest of the peak, working(), are gradients, activations and what the operators need. flops: of one step.
     """
@@ -100,7 +101,10 @@ def _play(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
 @contextmanager
 def _all_in_one_place() -> Iterator[None]:
     """No GPU is looked for, and nothing is moved: Module.to swaps a tensor without data, which torch refuses while others know it."""
-    with mock.patch("torch.cuda.is_available", lambda: False), mock.patch.object(nn.Module, "to", lambda module, *_, **__: module):
+    with (
+        mock.patch("torch.cuda.is_available", return_value=False),
+        mock.patch.object(nn.Module, "to", lambda module, *_, **__: module),
+    ):
         yield
 
 
@@ -111,7 +115,7 @@ def _cast(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Metered]:
     for name in CAST:
         kind, arguments = made[name]
         if copies := arguments.get("copies"):
-            arguments = arguments | {"copies": SketchedCopies(copies.teacher, copies.path, copies.lora)}
+            arguments = arguments | {"copies": SketchedCopies.of(copies)}
         with Meter() as meter:
             roles[name] = Metered(kind(**arguments), meter)
     return roles
@@ -120,12 +124,21 @@ def _cast(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Metered]:
 def _footprint(metered: Metered, *, steps: int) -> Footprint:
     role, meter = metered.role, metered.meter
     network = role.network if hasattr(role, "network") else role.denoiser
-    moments = role.learner.optimiser.state.values() if hasattr(role, "learner") else []
-    average = role.average.weights.values() if hasattr(role, "average") else []
+    learner, average = getattr(role, "learner", None), getattr(role, "average", None)
+    moments = bytes_of(_moments(learner.optimiser)) if learner else 0
+    averaged = bytes_of(average.weights.values()) if average else 0
+    on_host = (moments if learner and learner.settings.offload else 0) + (
+        averaged if average and role.settings.ema_on == "host" else 0
+    )
     return Footprint(
         parameters=bytes_of(state_of(network)),
-        optimiser=bytes_of(value for entry in moments for value in entry.values() if isinstance(value, Tensor)),
-        average=bytes_of(average),
-        peak=meter.peak,
+        optimiser=0 if learner and learner.settings.offload else moments,
+        average=0 if average and role.settings.ema_on == "host" else averaged,
+        peak=meter.peak - on_host,
         flops=meter.flops / steps,
     )
+
+
+def _moments(optimiser: Optimizer) -> Iterator[Tensor]:
+    for entry in optimiser.state.values():
+        yield from (value for value in entry.values() if isinstance(value, Tensor))

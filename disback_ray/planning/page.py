@@ -31,7 +31,9 @@ def words(plan: Plan, *, network: str) -> list[str]:
     for device in plan.devices:
         if not isinstance(device.card, Cores):
             verdict = "fits" if device.fits else "DOES NOT FIT"
-            said.append(f"{device.name}: {decimal(int(device.needs))} of {decimal(int(device.memory))} with CUDA's own: {verdict}")
+            said.append(
+                f"{device.name}: {decimal(int(device.needs))} of {decimal(int(device.memory))} with CUDA's own: {verdict}"
+            )
     if any(isinstance(device.card, Cores) for device in plan.devices):
         together = sum(device.needs * device.count for device in plan.devices)
         verdict = "fits" if plan.fits else "DOES NOT FIT"

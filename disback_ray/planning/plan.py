@@ -92,7 +92,12 @@ class Plan:
 
 
 def make(
-    recipe: Recipe, spec: DenoiserSpec, cluster: ClusterConfig, *, card_of: Mapping[str, Card], needed: Mapping[str, Footprint] | None = None
+    recipe: Recipe,
+    spec: DenoiserSpec,
+    cluster: ClusterConfig,
+    *,
+    card_of: Mapping[str, Card],
+    needed: Mapping[str, Footprint] | None = None,
 ) -> Plan:
     """The plan of a recipe on a cluster file's roles. card_of: each role's device; needed: footprints, measured now unless given.
 

@@ -5,7 +5,7 @@ from typing import Any
 from disback_ray.actors.company import denoiser_spec
 from disback_ray.algorithms.vp_schedule import DDIMSettings, VPSchedule
 from disback_ray.config import Recipe, Teacher, TeacherFile, TeacherModule
-from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.errors import CheckpointError
 from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.spec import DenoiserSpec, NetworkSpec

@@ -1,6 +1,6 @@
 """Folders of a teacher and of a path that are not there yet: the right names and shapes, and no data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -31,12 +31,20 @@ class SketchedFolder(Folder):
         return self.weights
 
 
+@dataclass(frozen=True)
 class SketchedCopies(PathCopies):
-    """The path's nodes, whichever is asked for."""
+    """Copies whose path's nodes are all there. weights: of each; they come through host memory, which no device holds."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def of(copies: PathCopies) -> "SketchedCopies":
+        denoiser = copies.build()
+        weights = adapter_of(denoiser) if copies.lora else dict(denoiser.state_dict())
+        return SketchedCopies(copies.teacher, copies.path, copies.lora, weights)
 
     def read(self, node: int) -> dict[str, Tensor]:
-        denoiser = self.build()
-        return adapter_of(denoiser) if self.lora else dict(denoiser.state_dict())
+        return self.weights
 
     def proof(self, node: int) -> str:
         return ""

@@ -1,0 +1,49 @@
+"""Ways to seat the cast on so many cards, for `disback-ray plan --auto`."""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from disback_ray.config import ClusterConfig, RoleResources
+from disback_ray.errors import ConfigError
+
+TARGETS = ("teacher", "path_node")
+"""Never asked in the same step: where cards are few, they share one."""
+
+
+def layouts(cluster: ClusterConfig, cards: int, accelerator: str | None) -> Iterator[ClusterConfig]:
+    """The cluster file with its roles on that many cards: each seat alone, or seats that share. More cards are the target's replicas.
+
+    Raises ConfigError for less than one card.
+    """
+    if cards < 1:
+        raise ConfigError(f"--cards {cards}: at least one")
+    one = RoleResources(gpus=1, accelerator=accelerator)
+    if cards >= 4:
+        extra = one.model_copy(update={"replicas": cards - 3})
+        yield _seated(cluster, {"teacher": extra, "path_node": one, "fake_score": one, "generator": one})
+        shared = one.model_copy(update={"replicas": cards - 2})
+        yield _seated(cluster, {"teacher": shared, "path_node": _with("teacher", cards - 2), "fake_score": one, "generator": one})
+        return
+    seats = ("teacher", "fake_score", "generator")
+    for hosts in combinations(seats, cards):
+        for joined in _choices([seat for seat in seats if seat not in hosts], hosts):
+            roles = dict.fromkeys(hosts, one) | {seat: _with(host) for seat, host in joined.items()}
+            yield _seated(cluster, roles | {"path_node": _with(joined.get("teacher", "teacher"))})
+
+
+def _choices(seats: list[str], hosts: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """Each seat with one of the hosts."""
+    if not seats:
+        yield {}
+        return
+    for host in hosts:
+        for rest in _choices(seats[1:], hosts):
+            yield {seats[0]: host} | rest
+
+
+def _with(host: str, replicas: int = 1) -> RoleResources:
+    return RoleResources.model_validate({"with": host, "replicas": replicas})
+
+
+def _seated(cluster: ClusterConfig, roles: dict[str, RoleResources]) -> ClusterConfig:
+    return cluster.model_copy(update={"roles": cluster.roles.model_copy(update=roles)})

@@ -1,0 +1,31 @@
+"""What is planned without data is what the roles then really allocate."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.plan import allocated
+from disback_ray.actors.company import denoiser_spec
+from disback_ray.config import load_recipe
+from disback_ray.planning.dry_run import footprints
+from disback_ray.storage import Folder
+
+BASE = ("teacher.network.channels=32", "batch=8", "micro_batches=2")
+VARIANTS = {
+    "plain": ("student.ema=0.0",),
+    "recomputed": (
+        "student.graph=recompute",
+        "student.checkpointing=true",
+        "fake_score.checkpointing=true",
+        "backtracking.fuse_forward=true",
+    ),
+}
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+def test_the_planned_peak_is_what_torch_s_allocator_gives(settings: tuple[str, ...], tmp_path: Path) -> None:
+    recipe = load_recipe("digits", overrides=[*BASE, *settings])
+    spec = denoiser_spec(recipe)
+    planned, real = footprints(recipe, spec), allocated(recipe, spec, Folder.at(tmp_path))
+    for role, needs in planned.items():
+        assert needs.peak == pytest.approx(real[role], rel=0.1), role
