@@ -129,3 +129,9 @@ def _betas(schedule: VPSchedule) -> Tensor:
 def _log_sigmas(schedule: VPSchedule, device: torch.device) -> Tensor:
     bars = (1 - _betas(schedule)).cumprod(0)
     return (((1 - bars) / bars).log() / 2).to(device)
+
+
+def forget_tables() -> None:
+    """Drops the tables that were made: a plan makes some without data."""
+    _betas.cache_clear()
+    _log_sigmas.cache_clear()

@@ -4,7 +4,7 @@ The first step makes the optimisers' moments; from the second on all steps are a
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -18,13 +18,19 @@ from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.cast import Cast
 from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.algorithms.path import Switch
+from disback_ray.algorithms.vp_schedule import forget_tables
 from disback_ray.config import Recipe
 from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.planning.meter import Meter, bytes_of, state_of
-from disback_ray.planning.sketch import SketchedCopies, SketchedFolder
+from disback_ray.planning.sketch import SketchedCopies, SketchedFolder, SketchedPrompts
 
 FROZEN = ("teacher", "path_node")
 CAST = (*FROZEN, "fake_score", "generator")
+LCM_LORA = {
+    "r": 64, "lora_alpha": 64,
+    "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],
+}  # fmt: skip
 FEW = 2
 """So many micro-batches are played; what each further one adds is the difference between the last two."""
 
@@ -84,7 +90,7 @@ def _play(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
     def batches_of(stage: str, step: int) -> list[Batch]:
         return micro_batches(Batch(0, stage, step, 0, batch), recipe.micro_batches)
 
-    with FakeTensorMode(allow_non_fake_inputs=True), _all_in_one_place():
+    with _sketched(spec), FakeTensorMode(allow_non_fake_inputs=True), Meter():
         roles = _cast(recipe, spec)
         roles["fake_score"].begin(backtracking.STAGE, node=0)
         for role in roles.values():
@@ -99,18 +105,25 @@ def _play(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
 
 
 @contextmanager
-def _all_in_one_place() -> Iterator[None]:
-    """No GPU is looked for, and nothing is moved: Module.to swaps a tensor without data, which torch refuses while others know it."""
-    with (
-        mock.patch("torch.cuda.is_available", return_value=False),
-        mock.patch.object(nn.Module, "to", lambda module, *_, **__: module),
-    ):
+def _sketched(spec: DenoiserSpec) -> Iterator[None]:
+    """No GPU is looked for, nothing is moved, and prompts need no table.
+
+    Module.to swaps a tensor without data, which torch refuses while others know it.
+    """
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch("torch.cuda.is_available", return_value=False))
+        patches.enter_context(mock.patch.object(nn.Module, "to", lambda module, *_, **__: module))
+        if isinstance(spec.network, TextUNetSpec):
+            table = SketchedPrompts.of(spec.network.config)
+            patches.enter_context(mock.patch("disback_ray.networks.text_unet.PromptTable", table))
+        patches.callback(forget_tables)  # those that are made here have no data
+        forget_tables()
         yield
 
 
 def _cast(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Metered]:
     folder = SketchedFolder("sketch", spec, dict(spec.build().state_dict()))
-    made = parts(recipe, Places(folder, folder, folder), seed=0)
+    made = parts(recipe, Places(folder, folder, folder, _with_lora(recipe, spec)), seed=0)
     roles = {}
     for name in CAST:
         kind, arguments = made[name]
@@ -119,6 +132,15 @@ def _cast(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Metered]:
         with Meter() as meter:
             roles[name] = Metered(kind(**arguments), meter)
     return roles
+
+
+def _with_lora(recipe: Recipe, spec: DenoiserSpec) -> SketchedFolder | None:
+    """The student's start, where that is the teacher with a LoRA of LCM-LoRA's rank and places."""
+    if recipe.student.lora is None:
+        return None
+    assert isinstance(spec.network, TextUNetSpec)
+    adapted = replace(spec, network=replace(spec.network, lora=LCM_LORA))
+    return SketchedFolder("sketch", adapted, dict(adapted.build().state_dict()))
 
 
 def _footprint(metered: Metered, *, steps: int) -> Footprint:

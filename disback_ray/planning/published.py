@@ -4,13 +4,22 @@ from typing import Any
 
 from disback_ray.actors.company import denoiser_spec
 from disback_ray.algorithms.vp_schedule import DDIMSettings, VPSchedule
-from disback_ray.config import Recipe, Teacher, TeacherFile, TeacherModule
+from disback_ray.config import Recipe, Teacher, TeacherFile, TeacherModule, TextTeacher
 from disback_ray.errors import CheckpointError
 from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
+from disback_ray.networks.predictions import own_sigma_data
 from disback_ray.networks.spec import DenoiserSpec, NetworkSpec
+from disback_ray.networks.text_unet import TextUNetSpec
+from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import SIGMA_DATA, read_file, read_teacher, read_teacher_folder
 from disback_ray.teachers.hub import diffusers_folder
+from disback_ray.teachers.pipeline import open_pipeline
+from disback_ray.teachers.saved import load_spec
+from disback_ray.teachers.text_teacher import check_pipeline
+
+NOT_HERE = ("no such f", "can't be reached", "Hugging Face Hub")
+"""What is said of a file or folder that is not on this machine; any other complaint is the file's own."""
 
 
 def teacher_spec(recipe: Recipe) -> tuple[DenoiserSpec, str]:
@@ -21,15 +30,37 @@ def teacher_spec(recipe: Recipe) -> tuple[DenoiserSpec, str]:
     if isinstance(teacher, TeacherModule):
         return teacher.spec, "the module"
     try:
-        return _of_file(teacher), teacher.checkpoint
+        return (_of_pipeline(teacher) if isinstance(teacher, TextTeacher) else _of_file(teacher)), teacher.checkpoint
     except CheckpointError as error:
-        published = _published(teacher)
-        if published is None or "no such file" not in str(error):
+        published = _published_pipeline(teacher) if isinstance(teacher, TextTeacher) else _published(teacher)
+        if published is None or not any(mark in str(error) for mark in NOT_HERE):
             raise CheckpointError(f"teacher.checkpoint: {error}") from None
         return published, "the published network that the recipe expects; its file is not here"
 
 
+def _of_pipeline(teacher: TextTeacher) -> DenoiserSpec:
+    with diffusers_folder(teacher.checkpoint) as path:
+        pipeline = open_pipeline(path, name=teacher.checkpoint)
+        check_pipeline(pipeline, teacher.expects)
+        network = TextUNetSpec(
+            pipeline.unet, pipeline.schedule, pipeline.prediction, pipeline.ddim, pipeline.pixels, teacher.checkpoint, ""
+        )
+        return DenoiserSpec(network, pipeline.latents, 1, own_sigma_data(pipeline.prediction))
+
+
+def _published_pipeline(teacher: TextTeacher) -> DenoiserSpec | None:
+    config = {"sd": SD, "sdxl": SDXL}.get(teacher.expects.family or "")
+    if config is None or teacher.expects.pixels is None:
+        return None
+    schedule = VPSchedule(0.00085, 0.012, kind="scaled_linear")
+    network = TextUNetSpec(config, schedule, "epsilon", DDIMSettings(), teacher.expects.pixels, teacher.checkpoint, "")
+    side = teacher.expects.pixels // 8  # of latents
+    return DenoiserSpec(network, (4, side, side), 1, own_sigma_data("epsilon"))
+
+
 def _of_file(teacher: TeacherFile) -> DenoiserSpec:
+    if teacher.format == "denoiser":
+        return load_spec(Folder.at(teacher.checkpoint))
     if teacher.format == "diffusers":
         with diffusers_folder(teacher.checkpoint) as path:
             return read_teacher_folder(path, name=teacher.checkpoint, expected=teacher.expects).spec
@@ -90,3 +121,17 @@ DDPM_CIFAR: dict[str, Any] = {
     "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
 }  # fmt: skip
 """google/ddpm-cifar10-32's unet/config.json, where it differs from diffusers' defaults."""
+
+SD: dict[str, Any] = {
+    "sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768, "attention_head_dim": 8,
+}  # fmt: skip
+"""Stable Diffusion 1.5's unet/config.json, where it differs from diffusers' defaults."""
+
+SDXL: dict[str, Any] = {
+    "sample_size": 128, "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True, "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+"""SDXL 1.0's, the same."""

@@ -3,12 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from disback_ray.networks.lora import adapter_of
+from disback_ray.networks.prompt_table import Embedded
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.storage import Folder
 from disback_ray.teachers.path_copies import PathCopies
+
+TOKENS = 77
+"""Of CLIP's text encoders."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +53,23 @@ class SketchedCopies(PathCopies):
 
     def proof(self, node: int) -> str:
         return ""
+
+
+class SketchedPrompts:
+    """A table of encoded prompts, of the widths that Stable Diffusion's families have (the tokens' is the network's own)."""
+
+    width, pooled = 768, 0
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> type["SketchedPrompts"]:
+        """The table for a U-Net of diffusers' settings."""
+        sizes = 6 * int(config.get("addition_time_embed_dim") or 0)
+        pooled = int(config.get("projection_class_embeddings_input_dim") or sizes) - sizes
+        return type("Table", (cls,), {"width": config["cross_attention_dim"], "pooled": pooled})
+
+    def __init__(self, folder: Folder) -> None:
+        pass
+
+    def rows(self, numbers: Tensor) -> Embedded:
+        tokens = torch.zeros(len(numbers), TOKENS, self.width)
+        return Embedded(tokens, torch.zeros(len(numbers), self.pooled) if self.pooled else None)
