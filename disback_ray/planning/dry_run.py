@@ -94,6 +94,7 @@ def _play(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
         roles = _cast(recipe, spec)
         roles["fake_score"].begin(backtracking.STAGE, node=0)
         for role in roles.values():
+            role.meter.adopt(state_of(network_of(role.role)))
             role.meter.restart()
         steps = backtracking.distribution_backtracking(
             Cast(**roles), (Switch(0, 1), Switch(1, 0)),
@@ -123,13 +124,15 @@ def _sketched(spec: DenoiserSpec) -> Iterator[None]:
 
 def _cast(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Metered]:
     folder = SketchedFolder("sketch", spec, dict(spec.build().state_dict()))
-    made = parts(recipe, Places(folder, folder, folder, _with_lora(recipe, spec)), seed=0)
+    student = _with_lora(recipe, spec)
+    made = parts(recipe, Places(folder, folder, folder, student), seed=0)
+    files = [*folder.weights.values(), *(student.weights.values() if student else [])]
     roles = {}
     for name in CAST:
         kind, arguments = made[name]
         if copies := arguments.get("copies"):
             arguments = arguments | {"copies": SketchedCopies.of(copies)}
-        with Meter() as meter:
+        with Meter(files=files) as meter:
             roles[name] = Metered(kind(**arguments), meter)
     return roles
 
@@ -145,10 +148,10 @@ def _with_lora(recipe: Recipe, spec: DenoiserSpec) -> SketchedFolder | None:
 
 def _footprint(metered: Metered, *, steps: int) -> Footprint:
     role, meter = metered.role, metered.meter
-    network = role.network if hasattr(role, "network") else role.denoiser
+    network = network_of(role)
     learner, average = getattr(role, "learner", None), getattr(role, "average", None)
     moments = bytes_of(_moments(learner.optimiser)) if learner else 0
-    averaged = bytes_of(average.weights.values()) if average else 0
+    averaged = bytes_of(average.weights.values()) if average and average.decay else 0  # without decay it is the weights
     on_host = (moments if learner and learner.settings.offload else 0) + (
         averaged if average and role.settings.ema_on == "host" else 0
     )
@@ -159,6 +162,11 @@ def _footprint(metered: Metered, *, steps: int) -> Footprint:
         peak=meter.peak - on_host,
         flops=meter.flops / steps,
     )
+
+
+def network_of(role: Any) -> nn.Module:
+    network: nn.Module = role.network if hasattr(role, "network") else role.denoiser
+    return network
 
 
 def _moments(optimiser: Optimizer) -> Iterator[Tensor]:

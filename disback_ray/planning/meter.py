@@ -21,16 +21,21 @@ class Meter(TorchDispatchMode):
     micro-batches do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, files: Iterable[Tensor] = ()) -> None:
+        """files: tensors in files that are read, which are not counted until a network makes them its own."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self.flops = 0.0
-        self._known: set[int] = set()
+        self._files = {tensor.untyped_storage()._cdata for tensor in files}
+        self._known = set(self._files)
 
-    def hold(self, tensors: Iterable[Tensor]) -> None:
-        """Counts tensors that were there before."""
+    def adopt(self, tensors: Iterable[Tensor]) -> None:
+        """Counts those that are a file's still: a loader that assigns makes no copy."""
         for tensor in tensors:
-            self._note(tensor)
+            name = tensor.untyped_storage()._cdata
+            if name in self._files:
+                self._files.discard(name)
+                self.live += tensor.untyped_storage().nbytes()
 
     def restart(self) -> None:
         """From here on the peak and the FLOPs are counted anew."""
@@ -43,7 +48,9 @@ class Meter(TorchDispatchMode):
         count: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
         if count is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=made)
-        self.hold(leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
         return made
 
     def _note(self, tensor: Tensor) -> None:

@@ -38,9 +38,9 @@ class SketchedFolder(Folder):
 
 @dataclass(frozen=True)
 class SketchedCopies(PathCopies):
-    """Copies whose path's nodes are all there. weights: of each; they come through host memory, which no device holds."""
+    """Copies whose path's nodes are all there. node: the weights of each; they come through host memory, which no device holds."""
 
-    weights: dict[str, Tensor] = field(default_factory=dict)
+    node: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(copies: PathCopies) -> "SketchedCopies":
@@ -49,7 +49,7 @@ class SketchedCopies(PathCopies):
         return SketchedCopies(copies.teacher, copies.path, copies.lora, weights)
 
     def read(self, node: int) -> dict[str, Tensor]:
-        return self.weights
+        return self.node
 
     def proof(self, node: int) -> str:
         return ""
