@@ -105,8 +105,9 @@ def locked(folder: Folder) -> Iterator[Lock]:
         failure = error
     time.sleep(SETTLE_SECONDS)  # two may have begun at the same time: the last one to write has it
     refuse_if_held(folder, by_other_than=lock.mine["key"])
-    if failure:
-        raise failure
+    found = holder(folder)
+    if failure and (found is None or found.key != lock.mine["key"]):
+        raise failure  # where the lock is ours all the same, the other one of the two has renamed what we wrote
     thread = threading.Thread(target=lock.keep, daemon=True)
     thread.start()
     try:

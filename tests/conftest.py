@@ -199,7 +199,8 @@ def left_over() -> Callable[[str], set[str]]:
         end = time.monotonic() + 15
         while True:
             actors = {a["ActorClassName"] for a in state.actors().values() if a["State"] != "DEAD"}
-            actors.discard("_AutoscalingCoordinatorActor")  # Ray Train's own: one for a cluster, for good
+            # Ray Train's own and Ray Data's: one for a cluster, for good.
+            actors -= {"_AutoscalingCoordinatorActor", "_StatsActor", "_UsageCollectionActor"}
             groups = {key for key, group in ray.util.placement_group_table().items() if group["state"] != "REMOVED"}
             if not actors | groups or time.monotonic() > end:
                 ray.shutdown()

@@ -157,7 +157,7 @@ def test_with_lora_going_on_from_its_file_is_going_straight_on(troupe: Any) -> N
     left = troupe.cast()
     left.fake_score.begin(backtracking.STAGE, node=0)
     troupe.backtrack(left, switches(0, 1, total=8), upto=3)
-    proofs = [role.save(troupe.path / "checkpoint")["sha256"] for role in (left.fake_score, left.generator)]
+    proofs = [role.write(role.snapshot(), troupe.path / "checkpoint")["sha256"] for role in (left.fake_score, left.generator)]
     assert all(MARK in name for name in (troupe.path / "checkpoint").read_tensors("fake_score.safetensors") if "weights." in name)
     again = troupe.cast()
     again.fake_score.load(troupe.path / "checkpoint", stage=backtracking.STAGE, sha256=proofs[0])

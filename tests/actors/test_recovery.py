@@ -240,7 +240,7 @@ def test_a_machine_that_doesn_t_see_the_folder(seat: Seat, tmp_path: Path) -> No
 
 
 def test_a_call_is_made_once_in_its_turn() -> None:
-    hosted = on_ray.Hosted(1)
+    hosted = on_ray.Hosted("a", 1, False)
     hosted.role = Role()
     assert hosted.call(0, "add", 1)[1] == [0, 1]
     for turn in (0, 2):
