@@ -8,14 +8,12 @@ import torch
 
 from disback_ray.actors.bundles import check
 from disback_ray.actors.company import Company, in_process, on_ray
-from disback_ray.actors.image_decoder import decode_on_ray
 from disback_ray.actors.on_ray import OnRay as Process
 from disback_ray.actors.on_ray import Part
 from disback_ray.actors.placement import Placement, place
 from disback_ray.actors.prompt_encoder import PromptEncoder, encode_all
 from disback_ray.actors.recovery import Recovery
 from disback_ray.actors.session import attach
-from disback_ray.actors.teacher_trainer import train_on_ray
 from disback_ray.config import ClusterConfig, RoleResources
 from disback_ray.data.prepared import PreparedImages, decode_here, prepare
 from disback_ray.data.prompts import PromptsData
@@ -105,10 +103,16 @@ class OnRay:
 
     def prepare(self, data: ImagesData, cache: Folder) -> PreparedImages:
         """Reads the images into the cache, unless they are there, on all machines. Raises CheckpointError, ClusterError."""
+        from disback_ray.actors.image_decoder import (
+            decode_on_ray,
+        )  # Ray Data takes over a second to import: only who needs it waits
+
         return prepare(data, cache, decode=decode_on_ray, report=_reading(self.watch))
 
     def train_teacher(self, plan: TeacherPlan, folder: Folder, *, stop: Stop, looks: Looks | None = None) -> None:
         """Raises Stopped, ClusterError, NonFiniteError, CheckpointError."""
+        from disback_ray.actors.teacher_trainer import train_on_ray  # Ray Train too
+
         self._release()  # the trainer may need the very devices that the cast will have
         trainer = self.roles["teacher_trainer"]
         reserved = place({"teacher_trainer": trainer}, timeout=self.timeout)

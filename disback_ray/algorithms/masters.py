@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from disback_ray.algorithms import eager
+
 
 class Masters:
     """The float32 tensor for each parameter that the optimiser updates.
@@ -38,7 +40,7 @@ class Masters:
                 lent.append((index, weight.grad))
                 weight.grad = None
         if len(lent) < len(self.weights):
-            optimiser.step()
+            eager.step(optimiser)
         for weight in self.weights:
             weight.grad = None
         while lent:
@@ -48,7 +50,7 @@ class Masters:
         weight, master = self.weights[index], self.masters[index]
         master.data = self._lend(weight, 0, master.device)
         master.grad = self._lend(gradient, 1, master.device)
-        optimiser.step()  # of this one: no other has a gradient
+        eager.step(optimiser)  # of this one: no other has a gradient
         if weight.dtype == torch.float32:
             weight.copy_(master)
         else:

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Le, Lt
 from torch import nn
 
+from disback_ray.algorithms.eager import leave_the_compiler_out
 from disback_ray.algorithms.noise import Positive
 from disback_ray.errors import ConfigError
 
@@ -43,6 +44,7 @@ class OptimiserSettings:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Raises ConfigError where 8-bit Adam is not installed."""
+        leave_the_compiler_out()
         if self.kind == "sgd":
             return torch.optim.SGD(parameters, lr=self.lr, weight_decay=self.weight_decay)
         common: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay}

@@ -17,8 +17,10 @@ class ResNetMLP(nn.Module):
 
     def __init__(self, *, dimension: int, width: int, blocks: int, octaves: int = 0, label_dim: int = 0) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(32), width // 2)), persistent=False)
-        self.register_buffer("places", math.pi / 2 * 2.0 ** torch.arange(octaves), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(torch.linspace(0, math.log(32), width // 2, device="cpu")), persistent=False
+        )
+        self.register_buffer("places", torch.tensor([math.pi / 2 * 2.0**octave for octave in range(octaves)]), persistent=False)
         self.enter = nn.Linear(dimension * (1 + 2 * octaves), width)
         self.noise = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Linear(label_dim, width, bias=False) if label_dim else None
