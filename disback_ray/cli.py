@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.exceptions import TyperException
 
-from disback_ray.cli_measuring import evaluate, mismatch, statistics
+from disback_ray.cli_measuring import compare, evaluate, mismatch, statistics
 from disback_ray.cli_teacher import teacher_app
 from disback_ray.errors import ClusterError, ConfigError, DisbackError
 
@@ -29,7 +29,7 @@ recipes_app = typer.Typer(
     help="The shipped recipes: `recipes` lists them, `recipes show NAME` prints one.", rich_markup_mode=None
 )
 app.add_typer(recipes_app, name="recipes", invoke_without_command=True)
-for _command in (evaluate, mismatch, statistics):
+for _command in (evaluate, statistics, mismatch, compare):
     app.command()(_command)
 app.add_typer(teacher_app, name="teacher")
 

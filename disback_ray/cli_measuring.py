@@ -1,6 +1,7 @@
-"""The commands that measure: evaluate, statistics and mismatch. Thin, as all of the command line."""
+"""The commands that measure: evaluate, statistics, mismatch and compare. Thin, as all of the command line."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -126,6 +127,53 @@ def mismatch(
         print(line)
     if json_ is not None:
         _write_json(json_, found.to_json())
+
+
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
+    arms: Annotated[
+        str, typer.Option(help="Of baseline, warm and disback, with commas. The first two are always shown.")
+    ] = "baseline,warm,disback",
+    seeds: Annotated[int, typer.Option(help="How many: 0, 1, …; each arm plays each of them.")] = 5,
+    levels: Annotated[
+        str | None, typer.Option(help="Of the recipe's main figure, with commas, such as 0.3,0.2; by default round ones.")
+    ] = None,
+    goal: Annotated[
+        list[str] | None, typer.Option(metavar="ARM:LEVEL:SPEEDUP", help="Such as disback:0.3:2. Repeatable.")
+    ] = None,
+    every: Annotated[int | None, typer.Option(help="Steps between two looks; by default a sixtieth of the run.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="The comparison's folder; used again, it goes on. Default: runs/RECIPE-comparison.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for run, for all arms. Repeatable.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="cluster.yaml: play over Ray's actors; without it in this process, with the same numbers.")
+    ] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="As for run: to see that it works.")] = False,
+    json_: Annotated[str | None, typer.Option("--json", help="Where else to write the figures.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Is the path worth it? Play a recipe without it, with only its warm start, and whole; steps to each level, recording charged."""
+    from disback_ray.comparing import FIGURES, PAGE, Goal, lines
+    from disback_ray.comparing import compare as play
+
+    found, where = play(
+        recipe, arms=arms.split(","), seeds=seeds, out=out, overrides=set_ or [], levels=_numbers(levels),
+        goals=[Goal.parse(text) for text in goal or []], every=every, cluster=cluster, tiny=tiny,
+        command=shlex.join(["disback-ray", *sys.argv[1:]]), say=_say,
+    )  # fmt: skip
+    print(*lines(found), f"{where.uri}/{PAGE}", sep="\n")
+    if json_ is not None:
+        _write_json(json_, where.read_json(FIGURES))
+
+
+def _numbers(text: str | None) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ConfigError(f"--levels {text}: expected numbers with commas, such as 0.3,0.2") from None
 
 
 def _write_json(file: str, value: object) -> None:

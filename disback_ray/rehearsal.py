@@ -44,6 +44,8 @@ class Rehearsal:
         self.of_points = isinstance(self.recipe.data, (RingData, GridData))
         self.marks = self.recipe.recording.marks
         self.seed = self.production.seed
+        self.pictures = self.recipe.evaluation.pictures > 0
+        self.frames = self.of_points and self.pictures
         self.measured = not isinstance(self.recipe.data, NoData | ImagesData | PromptsData)
         self.wanted = self.evaluator.wanted() if self.measured else None
         self.wanted_pictures = self.evaluator.wanted_pictures()
@@ -55,7 +57,7 @@ class Rehearsal:
     def look_at_the_start(self) -> None:
         """What the teacher makes in many steps, the untrained generator in one, and real data against itself."""
         seen = self.summary.metrics if self.measured else {picture["file"] for picture in self.summary.pictures}
-        if ("untrained" if self.measured else "samples/untrained.png") in seen:
+        if ("untrained" if self.measured else "samples/untrained.png") in seen or (not self.pictures and self.summary.bounds):
             return
         self.production.watch.stage("measuring the teacher" if self.measured else "drawing from the teacher")
         teacher = self.recipe.teacher
@@ -67,7 +69,8 @@ class Rehearsal:
             figures["real_halves"] = self.evaluator.real_halves()
         bounds = self._bounds(sampling)
         steps = "one step" if isinstance(teacher, TeacherFile) and teacher.draws_in_one_step else "many steps"
-        self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", f"The teacher, {steps}")
+        if self.pictures:
+            self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", f"The teacher, {steps}")
         self._generator_picture("untrained", "The generator, untrained")
         self.follower.finish()
         self.summary.metrics |= {name: self.company.wait(later) for name, later in figures.items()}
@@ -94,7 +97,7 @@ class Rehearsal:
         starts: dict[str, int | None] = {"path_end": len(self.marks), "teacher": 0, "random": None}
         self._enter(backtracking.STAGE, found, node=starts[back.fake_init])
         self.summary.switches = [{"step": s.step, "node": s.node} for s in self.recipe.switches]
-        if self.of_points and start == 0:
+        if self.frames and start == 0:
             self.follower.ask(self.evaluator.keep_frame(self._drawn(), 0))
             self._figure_9("figure-9-start", "Score fields before backtracking (Figure 9)")
         self.production.watch.stage("backtracking", steps=back.steps, start=start)
@@ -116,7 +119,7 @@ class Rehearsal:
         self.production.watch.stage("measuring the generator" if self.measured else "drawing from the generator")
         final = self.evaluator.measure(self._drawn()) if self.measured else None
         self._generator_picture("generator", "The generator, one step")
-        if self.of_points:
+        if self.frames:
             self._ask_picture(lambda file: self.evaluator.figure_8(file), "figure-8", "The student along training (Figure 8)")
             self._figure_9("figure-9-end", "Score fields at the end (Figure 9)")
         self.follower.ask(self.company.generator.export(self.production.folder / "generator"))
@@ -142,7 +145,7 @@ class Rehearsal:
         if self.measured and (due or node_ends or done == total):
             drawn = self._drawn()
             self._look(drawn, self.evaluator.measure(drawn), done, step.node, node_ends=node_ends)
-            if self.of_points:
+            if self.frames:
                 self.follower.ask(self.evaluator.keep_frame(drawn, done))
         elif due or node_ends or done == total:
             drawn = self.company.generator.draw(self.wanted_look, seed=self.seed)
@@ -261,7 +264,8 @@ class Rehearsal:
         return self.company.generator.draw(self.wanted, seed=self.seed)
 
     def _generator_picture(self, name: str, title: str) -> None:
-        self._picture(self.company.generator.draw(self.wanted_pictures, seed=self.seed), name, title)
+        if self.pictures:
+            self._picture(self.company.generator.draw(self.wanted_pictures, seed=self.seed), name, title)
 
     def _picture(self, drawn: Any, name: str, title: str) -> None:
         self._ask_picture(lambda file: self.evaluator.picture(drawn, file), name, title)

@@ -82,7 +82,7 @@ class Evaluator:
     def wanted_look(self) -> Drawn:
         """What a model is to draw for look(): what measure() has, or where nothing is measured, as many as a look needs."""
         if isinstance(self.measures, PicturesOnly):
-            return self.measures.wanted_pictures(min(self.pictures, IMAGES))
+            return self.measures.wanted_pictures(min(self.pictures, IMAGES) or IMAGES)
         return self.measures.wanted()
 
     @looks

@@ -101,11 +101,11 @@ class Backtracking(Frozen):
 
 
 class Evaluation(Frozen):
-    """every: steps between two measurements while training; samples: of the generator, for each; pictures: how many to show."""
+    """every: steps between two measurements while training; samples: of the generator, for each; pictures: how many to show, 0 for none."""
 
     every: Count = 50
     samples: Annotated[int, Ge(2)] | None = None
-    pictures: Count = 100
+    pictures: Whole = 100
 
 
 class Recipe(Frozen):

@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from disback_ray.report import curves, figures
 
 Summary = Mapping[str, Any]
 
-TEMPLATE = "page.html.jinja"
+TEMPLATE, STYLE = "page.html.jinja", "style.css"
 ROLES = {
     "teacher": "frozen: gives the score of the data, s_θ",
     "path_node": "frozen: gives the score of the path's current node",
@@ -61,6 +62,7 @@ def render(summary: Summary, config_yaml: str, metrics: pa.Table, pictures: Mapp
     durations = summary.get("stages") or {}
     shown = figures.taken(found)
     return _environment().from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")).render(
+        style=Markup(files(__package__).joinpath(STYLE).read_text(encoding="utf-8")),
         recipe=summary.get("recipe", "without a name"),
         seed=summary.get("seed"),
         status=status,

@@ -1,0 +1,181 @@
+"""`disback-ray compare`: the same recipe with and without the path, seed by seed, and what each arm took to come how far."""
+
+from __future__ import annotations
+
+import io
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from disback_ray.comparison.arms import ARMS, chosen
+from disback_ray.comparison.curves import Curve, curve_of
+from disback_ray.comparison.outcome import NEVER, Outcome, outcome
+from disback_ray.comparison.page import render
+from disback_ray.config import Recipe, load_recipe
+from disback_ray.errors import ConfigError
+from disback_ray.measurement import Result, document, measured
+from disback_ray.result import RunResult
+from disback_ray.run_folder import METRICS
+from disback_ray.running import run
+from disback_ray.storage import Folder
+
+LOOKS = 60
+"""So many looks a run, unless the command says otherwise: they decide how finely a level is timed."""
+PAGE, FIGURES = "comparison.html", "comparison.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """An arm is to reach a level so many times faster than the baseline, at the median of the pairs."""
+
+    arm: str
+    level: float
+    speedup: float
+
+    @staticmethod
+    def parse(text: str) -> Goal:
+        """disback:0.3:2. Raises ConfigError."""
+        arm, *numbers = text.split(":")
+        try:
+            level, speedup = (float(number) for number in numbers)
+        except ValueError:
+            raise ConfigError(f"--goal {text}: expected ARM:LEVEL:SPEEDUP, such as disback:0.3:2") from None
+        return Goal(arm, level, speedup)
+
+
+def compare(
+    recipe: str,
+    *,
+    arms: Sequence[str] = tuple(ARMS),
+    seeds: int = 5,
+    out: str | None = None,
+    overrides: Sequence[str] = (),
+    levels: Sequence[float] = (),
+    goals: Sequence[Goal] = (),
+    every: int | None = None,
+    cluster: str | None = None,
+    tiny: bool = False,
+    command: str = "",
+    say: Say = print,
+) -> tuple[Outcome, Folder]:
+    """Plays each arm with each seed, interleaved, and writes comparison.html and comparison.json into `out`.
+
+    Runs that are there already, whole or in part, are gone on with. every: steps between two looks. cluster: play over Ray's actors
+    there; None plays in this process, with the same numbers. goals: levels of them are added to `levels`.
+    Raises ConfigError where the recipe measures nothing or has no path, and whatever a run raises.
+    """
+    names = chosen(arms)
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds}: at least one")
+    for goal in goals:
+        if goal.arm not in names:
+            raise ConfigError(f"--goal: {goal.arm}: not among the arms, {', '.join(names)}")
+    plan = load_recipe(recipe, overrides=[o for o in overrides if not o.startswith("cluster.")])
+    if not plan.recording.steps:
+        raise ConfigError(f"compare: recording.steps: 0: {plan.name} records no path that could be compared")
+    folder = out or f"runs/{plan.name}-comparison"
+    looks = [f"evaluation.every={every or max(1, plan.backtracking.steps // LOOKS)}", "evaluation.pictures=0"]
+    curves = []
+    for seed in range(seeds):
+        for arm in _turned(names, seed):
+            result = run(
+                recipe, cluster=cluster, out=f"{folder}/seed-{seed}/{arm}", seed=seed,
+                overrides=[*overrides, *(looks if not tiny else []), *ARMS[arm]], in_process=cluster is None, tiny=tiny,
+            )  # fmt: skip
+            curves.append(_curve(arm, seed, result))
+            say(f"{plan.name}, seed {seed}, {arm}: {curves[-1].figure.replace('_', ' ')} {curves[-1].values[-1]:.4g}")
+    wanted = sorted({*levels, *(goal.level for goal in goals)}, reverse=True)
+    found = outcome(curves, arms=names, levels=wanted)
+    where = Folder.at(folder)
+    _write(where, plan, found, goals, command, [*overrides, *looks])
+    return found, where
+
+
+def results(found: Outcome, goals: Sequence[Goal] = ()) -> list[Result]:
+    """As benchmarks have it: each arm's charged steps to each level, and its speed-up over the baseline."""
+    rows = []
+    for level in found.levels:
+        for arm in found.arms:
+            reached, base = found.at(arm, level), found.at("baseline", level)
+            what = f"{arm}, charged steps to {found.figure} {level:g}"
+            if reached.unfinished:
+                what += f" ({reached.unfinished} of {len(found.seeds)} never)"
+            if reached.median < NEVER:
+                rows.append(measured(what, reached.median, "steps", baseline=base.median if 0 < base.median < NEVER else None))
+            goal = next((g.speedup for g in goals if (g.arm, g.level) == (arm, level)), None)
+            if arm != "baseline" and (goal is not None or reached.speedup is not None):
+                name = f"{arm}, times faster than baseline to {found.figure} {level:g}"
+                rows.append(measured(name, reached.speedup or 0.0, "×", at_least=goal))
+    return rows
+
+
+def lines(found: Outcome) -> list[str]:
+    """The outcome for a terminal."""
+    head = f"{'':10}" + "".join(f"{f'to {level:g}':>30}" for level in found.levels)
+    rows = [f"charged steps to a {found.figure.replace('_', ' ')} of …: median (fewest – most) × faster than baseline", head]
+    for arm in found.arms:
+        cells = [_cell(found, arm, level) for level in found.levels]
+        rows.append(f"{arm:10}" + "".join(f"{cell:>30}" for cell in cells))
+    return [*rows, f"a step of recording is charged at {found.cost:.2f} of a generator's, as measured"]
+
+
+def _cell(found: Outcome, arm: str, level: float) -> str:
+    reached = found.at(arm, level)
+    never = f", {reached.unfinished} never" if reached.unfinished else ""
+    if reached.unfinished == len(reached.steps):
+        return "never"
+    finite = [step for step in reached.steps if step < NEVER]
+    middle = f"{reached.median:.0f}" if reached.median < NEVER else "–"
+    faster = "" if arm == "baseline" or reached.speedup is None else f" {reached.speedup:.2f}×"
+    return f"{middle} ({min(finite):.0f} – {max(finite):.0f}{never}){faster}"
+
+
+def _turned(names: Sequence[str], seed: int) -> list[str]:
+    """Each seed begins with another arm, so that none of them is always first."""
+    start = seed % len(names)
+    return [*names[start:], *names[:start]]
+
+
+def _curve(arm: str, seed: int, result: RunResult) -> Curve:
+    rows = pq.read_table(io.BytesIO(result.folder.read(METRICS))).to_pylist()
+    return curve_of(arm, seed, rows, result.metrics)
+
+
+def _write(
+    folder: Folder, plan: Recipe, found: Outcome, goals: Sequence[Goal], command: str, settings: Sequence[str]
+) -> None:  # fmt: skip
+    facts: dict[str, Any] = {
+        "recipe": plan.name, "settings": list(settings), "seeds": list(found.seeds), "arms": list(found.arms), "figure": found.figure,
+        "recording_cost": found.cost,
+        "reached": [_finite(asdict(reached)) for reached in found.reached],
+    }  # fmt: skip
+    said = command or f"disback-ray compare {shlex.quote(plan.name)}"
+    folder.write_json(FIGURES, document("compare", said, results(found, goals), **facts))
+    folder.write(
+        PAGE, render(found, recipe=plan.name, summary=plan.summary, command=said, goals=goals_met(found, goals)).encode()
+    )
+
+
+def goals_met(found: Outcome, goals: Sequence[Goal]) -> list[tuple[str, bool]]:
+    """Each goal in words, and whether it holds."""
+    return [
+        (
+            f"{goal.arm} ≥ {goal.speedup:g} × to {goal.level:g}",
+            (found.at(goal.arm, goal.level).speedup or 0.0) >= goal.speedup,
+        )
+        for goal in goals
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: null stands for never."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,71 @@
+"""What one run of a comparison came to: its main figure over charged steps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from disback_ray.algorithms import backtracking, degradation
+from disback_ray.errors import ConfigError
+from disback_ray.evaluation.alarms import MAIN
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's main figure. steps, values: [K], after how many steps of the generator, from its start on; recorded: steps of recording.
+
+    step_seconds, record_seconds: the median duration of one step of each stage, looks aside; None where there was none.
+    """
+
+    arm: str
+    seed: int
+    figure: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    recorded: int
+    step_seconds: float | None
+    record_seconds: float | None
+
+    def charged(self, step: int, *, cost: float) -> float:
+        """So many steps of the generator, with those of the recording at what one costs, in steps of the generator."""
+        return step + cost * self.recorded
+
+    def reached(self, level: float, *, cost: float) -> float | None:
+        """The charged steps at the first look with a figure of at most `level`; None where there was no such look."""
+        first = next((step for step, value in zip(self.steps, self.values, strict=True) if value <= level), None)
+        return None if first is None else self.charged(first, cost=cost)
+
+
+def curve_of(arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any]) -> Curve:
+    """rows: of metrics.parquet; figures: of the summary. Raises ConfigError where nothing was measured."""
+    looks = [row for row in rows if row["stage"] == backtracking.STAGE]
+    figure = next((name for name in MAIN if any(row.get(name) is not None for row in looks)), None)
+    if figure is None:
+        raise ConfigError("compare: nothing is measured while this recipe trains: it needs data to be measured against")
+    taken = [(int(row["step"]), float(row[figure])) for row in looks if row.get(figure) is not None]
+    if (start := (figures.get("untrained") or {}).get(figure)) is not None:
+        taken.insert(0, (0, float(start)))
+    return Curve(
+        arm, seed, figure, tuple(step for step, _ in taken), tuple(value for _, value in taken),
+        recorded=sum(row["stage"] == degradation.STAGE for row in rows),
+        step_seconds=_duration(rows, backtracking.STAGE),
+        record_seconds=_duration(rows, degradation.STAGE),
+    )  # fmt: skip
+
+
+def recording_cost(curves: Sequence[Curve]) -> float:
+    """What a step of recording costs, in steps of the generator: the ratio of their median durations, over all runs that have both."""
+    pairs = [curve.record_seconds / curve.step_seconds for curve in curves if curve.record_seconds and curve.step_seconds]
+    return statistics.median(pairs) if pairs else 1.0
+
+
+def _duration(rows: Sequence[Row], stage: str) -> float | None:
+    """The median is of steps without a look between them, which are most."""
+    times = [(row["step"], row["seconds"]) for row in rows if row["stage"] == stage]
+    gaps = [later - earlier for (before, earlier), (after, later) in pairwise(times) if after == before + 1]
+    return statistics.median(gaps) if gaps else None

@@ -1,0 +1,106 @@
+"""When each arm reached which level, against the baseline: medians, spread and pairs. A run that didn't counts against its arm."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from disback_ray.comparison.curves import Curve, recording_cost
+
+NEVER = math.inf
+LEVELS = 4
+ROUND = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """One arm and one level. steps: charged, seed by seed, NEVER where the run ended before; seconds: of training, likewise.
+
+    speedups: the baseline's steps over this arm's, seed by seed. Where only the baseline never came there, the steps that it made
+    count for it, and the true ratio is larger; where only the arm never came there it is 0; where neither did, the pair is left out.
+    """
+
+    arm: str
+    level: float
+    steps: tuple[float, ...]
+    seconds: tuple[float, ...]
+    speedups: tuple[float, ...]
+
+    @property
+    def unfinished(self) -> int:
+        return sum(step == NEVER for step in self.steps)
+
+    @property
+    def median(self) -> float:
+        """NEVER where half of the runs or more didn't come there."""
+        return statistics.median(self.steps)
+
+    @property
+    def median_seconds(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def speedup(self) -> float | None:
+        return statistics.median(self.speedups) if self.speedups else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a comparison says. cost: of a step of recording, in steps of the generator. curves: of all runs."""
+
+    figure: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    levels: tuple[float, ...]
+    cost: float
+    reached: tuple[Reached, ...]
+    curves: tuple[Curve, ...]
+
+    def at(self, arm: str, level: float) -> Reached:
+        return next(found for found in self.reached if (found.arm, found.level) == (arm, level))
+
+    def of(self, arm: str) -> list[Curve]:
+        return [curve for curve in self.curves if curve.arm == arm]
+
+
+def outcome(curves: Sequence[Curve], *, arms: Sequence[str], levels: Sequence[float] = ()) -> Outcome:
+    """curves: one of each arm and seed, of the same figure. levels: falling; by default round ones that the runs pass."""
+    cost = recording_cost(curves)
+    levels = tuple(levels) or default_levels(curves)
+    seeds = tuple(sorted({curve.seed for curve in curves}))
+    found = {(curve.arm, curve.seed): curve for curve in curves}
+    reached = []
+    for arm in arms:
+        mine = [found[arm, seed] for seed in seeds]
+        theirs = [found["baseline", seed] for seed in seeds]
+        for level in levels:
+            pairs = [_speedup(base, curve, level, cost) for base, curve in zip(theirs, mine, strict=True)]
+            steps = tuple(_or_never(curve.reached(level, cost=cost)) for curve in mine)
+            seconds = tuple(step * (curve.step_seconds or 0.0) for step, curve in zip(steps, mine, strict=True))
+            reached.append(Reached(arm, level, steps, seconds, tuple(pair for pair in pairs if pair is not None)))
+    return Outcome(curves[0].figure, tuple(arms), seeds, levels, cost, tuple(reached), tuple(curves))
+
+
+def default_levels(curves: Sequence[Curve]) -> tuple[float, ...]:
+    """Round figures from half of the start's down to what the best arm's median run ends at: the last few of them."""
+    start = statistics.median(curve.values[0] for curve in curves)
+    ends: dict[str, list[float]] = {}
+    for curve in curves:
+        ends.setdefault(curve.arm, []).append(min(curve.values))
+    best = min(statistics.median(end) for end in ends.values())
+    powers = range(math.floor(math.log10(max(best, 1e-9))), math.ceil(math.log10(max(start, 1e-9))) + 1)
+    round_ones = sorted((float(f"{factor:g}e{power}") for power in powers for factor in ROUND), reverse=True)
+    return tuple(level for level in round_ones if best <= level <= start / 2)[-LEVELS:] or (best,)
+
+
+def _speedup(base: Curve, arm: Curve, level: float, cost: float) -> float | None:
+    before, now = base.reached(level, cost=cost), arm.reached(level, cost=cost)
+    if now is None:
+        return None if before is None else 0.0
+    return (before if before is not None else base.charged(base.steps[-1], cost=cost)) / max(now, 1.0)
+
+
+def _or_never(step: float | None) -> float:
+    return NEVER if step is None else step

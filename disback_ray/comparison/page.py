@@ -1,0 +1,115 @@
+"""A comparison as one page of HTML that needs nothing else."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from disback_ray.comparison.arms import MEANINGS
+from disback_ray.comparison.outcome import NEVER, Outcome, Reached
+from disback_ray.report.chart import Series, chart, number
+from disback_ray.report.figures import MEASURES
+
+TEMPLATE = "page.html.jinja"
+COLOURS = ("first", "second", "third", "fourth")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one level, in words."""
+
+    steps: str
+    spread: str
+    seconds: str
+    faster: str
+    pairs: str
+
+
+def render(
+    found: Outcome, *, recipe: str, summary: str, command: str, goals: Sequence[tuple[str, bool]] = ()
+) -> str:  # fmt: skip
+    """The page: a sentence for each arm, the table, the curves. All text is escaped."""
+    measure = MEASURES[found.figure]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(text).render(
+        recipe=recipe,
+        summary=summary,
+        command=command,
+        measure=measure,
+        style=Markup(files("disback_ray.report").joinpath("style.css").read_text(encoding="utf-8")),
+        sentences=[sentence(found, arm) for arm in found.arms if arm != "baseline"],
+        goals=goals,
+        levels=[f"{level:g}" for level in found.levels],
+        rows=[(arm, MEANINGS[arm], [cell(found.at(arm, level)) for level in found.levels]) for arm in found.arms],
+        legend=list(zip(found.arms, COLOURS, strict=False)),
+        curves=[_chart(found, log=True), *([_each(found)] if len(found.seeds) > 1 else [])],
+        seeds=len(found.seeds),
+        cost=f"{found.cost:.2f}",
+        recorded=max(curve.recorded for curve in found.curves),
+    )
+
+
+def sentence(found: Outcome, arm: str) -> str:
+    """What an arm came to at the last level that anybody reached, against the baseline."""
+    level = next((lv for lv in reversed(found.levels) if any(found.at(a, lv).median < NEVER for a in found.arms)), None)
+    if level is None:
+        return f"{arm}: no arm reached any of the levels in half of its runs."
+    reached = found.at(arm, level)
+    if reached.speedup is None:
+        return f"{arm}: neither it nor the baseline reached {level:g}."
+    low, high = min(reached.speedups), max(reached.speedups)
+    verdict = "faster" if low > 1 else "slower" if high < 1 else "not told apart from the baseline: pairs fall on both sides"
+    return (
+        f"{arm}: to {level:g} in the baseline's charged steps over {reached.speedup:.2f} at the median of "
+        f"{len(reached.speedups)} pairs ({low:.2f} – {high:.2f}): {verdict}."
+    )
+
+
+def cell(reached: Reached) -> Cell:
+    finite = [step for step in reached.steps if step < NEVER]
+    never = f"{reached.unfinished} of {len(reached.steps)} never" if reached.unfinished else ""
+    spread = f"{min(finite):,.0f} – {max(finite):,.0f}" if finite else ""
+    mine = reached.arm != "baseline"
+    return Cell(
+        f"{reached.median:,.0f}" if reached.median < NEVER else "never",
+        ", ".join(part for part in (spread, never) if part),
+        f"{number(reached.median_seconds)} s" if reached.median_seconds < NEVER else "",
+        f"{reached.speedup:.2f} ×" if mine and reached.speedup is not None else "",
+        f"{min(reached.speedups):.2f} – {max(reached.speedups):.2f}" if mine and reached.speedups else "",
+    )
+
+
+def _chart(found: Outcome, *, log: bool) -> Markup | None:
+    """The median run of each arm."""
+    lines = []
+    for arm, colour in zip(found.arms, COLOURS, strict=False):
+        curves = found.of(arm)
+        steps = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
+        values = [statistics.median(curve.values[curve.steps.index(step)] for curve in curves) for step in steps]
+        lines.append(Series(arm, _at(curves[0].charged(step, cost=found.cost) for step in steps), np.array(values), colour))
+    return chart(lines, label=f"median {MEASURES[found.figure].name} over charged steps", log=log, levels=_levels(found))
+
+
+def _each(found: Outcome) -> Markup | None:
+    """Every run."""
+    lines = [
+        Series(arm, _at(curve.charged(step, cost=found.cost) for step in curve.steps), np.array(curve.values), colour)
+        for arm, colour in zip(found.arms, COLOURS, strict=False)
+        for curve in found.of(arm)
+    ]
+    return chart(lines, label=f"{MEASURES[found.figure].name} of every run over charged steps", log=True, levels=_levels(found))
+
+
+def _at(steps: object) -> np.ndarray:
+    return np.array(list(steps))  # type: ignore[call-overload]
+
+
+def _levels(found: Outcome) -> list[tuple[str, float]]:
+    return [(f"{level:g}", level) for level in found.levels]

@@ -1,0 +1,82 @@
+"""Levels, charges and pairs of a comparison, on curves whose answer is known."""
+
+import math
+from typing import Any
+
+import pytest
+
+from disback_ray.comparison.arms import chosen
+from disback_ray.comparison.curves import Curve, curve_of, recording_cost
+from disback_ray.comparison.outcome import NEVER, default_levels, outcome
+from disback_ray.comparison.page import render
+from disback_ray.errors import ConfigError
+
+STEPS = (0, 10, 20, 30)
+
+
+def curve(arm: str, seed: int, values: tuple[float, ...], *, recorded: int = 0) -> Curve:
+    record = 0.1 if recorded else None
+    return Curve(arm, seed, "sliced_wasserstein", STEPS, values, recorded, step_seconds=0.2, record_seconds=record)
+
+
+def test_the_recording_is_charged_at_what_its_steps_took() -> None:
+    curves = [curve("baseline", 0, (4, 2, 1, 0.5)), curve("warm", 0, (4, 1, 0.5, 0.2), recorded=8)]
+    found = outcome(curves, arms=("baseline", "warm"), levels=(1.0, 0.5))
+    assert found.cost == 0.5
+    assert [found.at("baseline", level).steps for level in (1.0, 0.5)] == [(20.0,), (30.0,)]
+    assert [found.at("warm", level).steps for level in (1.0, 0.5)] == [(14.0,), (24.0,)]
+    assert found.at("warm", 1.0).speedup == pytest.approx(20 / 14)
+    assert found.at("warm", 1.0).seconds == (pytest.approx(14 * 0.2),)
+
+
+def test_who_never_comes_there_loses_the_pair() -> None:
+    curves = [
+        *(curve("baseline", seed, values) for seed, values in enumerate([(4, 3, 3, 3), (4, 1, 1, 1), (4, 3, 3, 3)])),
+        *(curve("warm", seed, values) for seed, values in enumerate([(4, 1, 1, 1), (4, 3, 3, 3), (4, 3, 3, 3)])),
+    ]
+    found = outcome(curves, arms=("baseline", "warm"), levels=(1.0,))
+    base, warm = found.at("baseline", 1.0), found.at("warm", 1.0)
+    assert base.steps == (NEVER, 10.0, NEVER)
+    assert (warm.unfinished, warm.median) == (2, NEVER)
+    assert warm.speedups == (3.0, 0.0)  # the baseline's 30 steps stand for it; the third pair says nothing
+    assert base.median == math.inf
+
+
+def test_levels_are_round_and_passed() -> None:
+    curves = [curve("baseline", 0, (4, 2, 1, 0.5)), curve("warm", 0, (4, 1, 0.5, 0.19))]
+    assert default_levels(curves) == (0.7, 0.5, 0.3, 0.2)
+
+
+def row(stage: str, step: int, seconds: float, **figures: float) -> dict[str, Any]:
+    return {"stage": stage, "step": step, "seconds": seconds, "frechet": None} | figures
+
+
+def test_a_runs_rows_become_its_curve() -> None:
+    rows = [row("recording", 1, 1.0), row("recording", 2, 1.5), row("recording", 3, 2.0)]
+    rows += [row("backtracking", 1, 3.0), row("backtracking", 2, 5.0, frechet=7.0), row("backtracking", 3, 26.0)]
+    rows += [row("backtracking", 4, 28.0, frechet=6.0)]
+    made = curve_of("disback", 1, rows, {"untrained": {"frechet": 9.0}})
+    assert (made.steps, made.values, made.recorded) == ((0, 2, 4), (9.0, 7.0, 6.0), 3)
+    assert (made.record_seconds, made.step_seconds) == (0.5, 2.0)  # the look after step 2 is no step's duration
+    assert recording_cost([made]) == 0.25
+    assert made.charged(4, cost=0.25) == 4.75
+    with pytest.raises(ConfigError, match="nothing is measured"):
+        curve_of("disback", 1, [row("backtracking", 1, 1.0)], {})
+
+
+def test_warm_is_always_shown() -> None:
+    assert chosen(["disback"]) == ("baseline", "warm", "disback")
+    with pytest.raises(ConfigError, match="--arms: fast: expected some of baseline"):
+        chosen(["fast"])
+
+
+def test_the_page_says_who_was_faster_and_escapes() -> None:
+    curves = [curve(arm, seed, (4, 2, 1, 0.5 + seed / 10)) for arm in ("baseline", "warm") for seed in (0, 1)]
+    found = outcome(curves, arms=("baseline", "warm"), levels=(1.0, 0.1))
+    page = render(found, recipe="<b>", summary="of & it", command="disback-ray compare x", goals=[("warm ≥ 2 × to 1", False)])
+    assert "<b>&lt;b&gt;" not in page
+    assert "&lt;b&gt;" in page
+    assert "not told apart from the baseline" in page
+    assert page.count("<svg") == 2
+    assert "2 of 2 never" in page
+    assert "missed" in page

@@ -1,0 +1,73 @@
+"""`disback-ray compare` on tiny runs: what differs between the arms, and that a second call goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from disback_ray import comparing
+from disback_ray.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def compared(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compared")
+    goals = [comparing.Goal.parse("disback:100:0"), comparing.Goal.parse("disback:1e-6:2")]
+    comparing.compare(
+        "ring8", seeds=1, out=str(folder), overrides=tiny.settings("ring8"), goals=goals, every=4, say=lambda _: None
+    )
+    return folder
+
+
+def test_the_arms_differ_in_the_path_alone(compared: Path) -> None:
+    runs = {arm: compared / "seed-0" / arm for arm in ("baseline", "warm", "disback")}
+    ends = {arm: sorted(file.name for file in run.glob("path/*.safetensors")) for arm, run in runs.items()}
+    assert ends == {"baseline": [], "warm": ["node-1.safetensors"], "disback": [f"node-{n}.safetensors" for n in (1, 2, 3)]}
+    assert (runs["warm"] / "path/node-1.safetensors").read_bytes() == (runs["disback"] / "path/node-3.safetensors").read_bytes()
+    targets = {arm: pq.read_table(run / "metrics.parquet").to_pylist() for arm, run in runs.items()}
+    nodes = {arm: [row["node"] for row in rows if row["stage"] == "backtracking"] for arm, rows in targets.items()}
+    assert nodes == {"baseline": [0] * 12, "warm": [0] * 12, "disback": [2] * 4 + [1] * 4 + [0] * 4}
+    first = {arm: json.loads((run / "summary.json").read_text())["metrics"]["untrained"] for arm, run in runs.items()}
+    assert first["baseline"] == first["warm"] == first["disback"]
+
+
+def test_figures_and_goals_are_written(compared: Path) -> None:
+    page = json.loads((compared / "comparison.json").read_text())
+    assert (page["benchmark"], page["facts"]["figure"], page["facts"]["arms"]) == (
+        "compare", "sliced_wasserstein", ["baseline", "warm", "disback"],
+    )  # fmt: skip
+    judged = {result["name"]: result["met"] for result in page["results"] if result["goal"]}
+    faster = "disback, times faster than baseline to sliced_wasserstein"
+    assert judged == {f"{faster} 100": True, f"{faster} 1e-06": False}
+    charged = {result["name"]: result["value"] for result in page["results"] if result["name"].endswith("100")}
+    assert charged["baseline, charged steps to sliced_wasserstein 100"] == 0
+    assert charged["warm, charged steps to sliced_wasserstein 100"] == pytest.approx(8 * page["facts"]["recording_cost"])
+    assert "comparison" not in (compared / "comparison.html").read_text().partition("<body>")[0].partition("<title>")[0]
+
+
+def test_a_second_call_goes_on(compared: Path, tiny: Any) -> None:
+    before = {file: file.stat().st_mtime_ns for file in compared.glob("seed-0/**/*") if file.is_file()}
+    said: list[str] = []
+    comparing.compare("ring8", seeds=1, out=str(compared), overrides=tiny.settings("ring8"), every=4, say=said.append)
+    assert len(said) == 3
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "complaint"),
+    [
+        (["recording.steps=0", "recording.at=null", "backtracking.steps_per_node=1"], {}, "records no path"),
+        ([], {"seeds": 0}, "--seeds 0"),
+        ([], {"goals": [comparing.Goal("auto", 0.1, 2.0)]}, "--goal: auto: not among"),
+    ],
+)
+def test_what_cant_be_compared_is_said_first(
+    settings: list[str], options: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        comparing.compare("ring8", out=str(tmp_path), overrides=settings, **options)
+    with pytest.raises(ConfigError, match="--goal fast"):
+        comparing.Goal.parse("fast")
+    assert not list(tmp_path.iterdir())
