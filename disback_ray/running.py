@@ -7,6 +7,7 @@ from pathlib import Path
 
 from disback_ray.actors.company import Places
 from disback_ray.config import ClusterConfig, Recipe, Teacher, check_agreement, load_cluster, load_recipe, resolved
+from disback_ray.data.prepared import left_out
 from disback_ray.data.sources import ImagesData
 from disback_ray.errors import ConfigError, DisbackError, NonFiniteError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
@@ -103,7 +104,9 @@ def _produce(
     ):
         stop.listen()
         if isinstance(recipe.data, ImagesData):
-            recipe = recipe.model_copy(update={"data": stage.prepare(recipe.data, storage / DATA)})
+            recipe = recipe.model_copy(update={"data": (images := stage.prepare(recipe.data, storage / DATA))})
+            if said := left_out(images):
+                watch.say(said)
         places = places or _places(recipe, folder, cache, fresh=fresh)
         network = text_network(places.teacher)
         silent, trains = network is not None and not is_encoded(network), not is_saved(places.teacher)

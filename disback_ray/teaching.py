@@ -12,7 +12,7 @@ import yaml
 
 from disback_ray.config import ClusterConfig, load_cluster, parse
 from disback_ray.config.teacher_job import TeacherJob, multipliers_for
-from disback_ray.data.prepared import PreparedImages, class_names, skipped
+from disback_ray.data.prepared import PreparedImages, class_names, left_out, skipped
 from disback_ray.errors import ConfigError, DisbackError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
 from disback_ray.networks.spec import DenoiserSpec
@@ -114,9 +114,8 @@ def _teach(
     plan = _plan(job, prepared)
     state = _state(job, prepared, kept) | {"losses": watch.losses}
     began = time.monotonic()
-    left_out = len(skipped(prepared))
-    if left_out:
-        watch.say(f"{left_out} corrupt images are left out; {prepared.folder.uri}/images.json names them")
+    if said := left_out(prepared):
+        watch.say(said)
     shown = prepared.pixels()[np.linspace(0, prepared.count - 1, min(job.pictures, prepared.count)).astype(int)]
     (folder / "samples").write("data.png", image_grid(shown / 127.5 - 1))
     folder.write_json(TRAINING, state)

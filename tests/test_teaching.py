@@ -155,7 +155,7 @@ def test_it_can_be_distilled_and_so_can_the_images_themselves(train: Train, digi
         ({}, ["teacher.network={kind: resnet-mlp}"], "resnet-mlp and exact_score are for points"),
         ({"workers": 9}, [], "9 workers for teacher.training.batch: 8"),
         ({"steps": 0}, [], "teacher.training.steps: 0: input should be greater than or equal to 1"),
-        ({}, ["data.path=nowhere"], "nowhere: no such folder or file, or an empty folder"),
+        ({}, ["data.path=nowhere"], "nowhere: no such file or folder"),
     ],
 )
 def test_what_is_refused(train: Train, digits_kept: Any, tmp_path: Path, options: Any, overrides: list[str], said: str) -> None:
@@ -194,7 +194,7 @@ def test_the_command_line(digits_kept: Any, command: Callable[..., Any], tmp_pat
         "teacher", "train", "--data", str(tmp_path / "no"), "--resolution", "8", "--in-process", "--out", str(tmp_path / "o")
     )
     assert refused.status == 2
-    assert "no such folder or file" in refused.err
+    assert "no such file or folder" in refused.err
 
 
 def test_the_network_grows_with_the_images() -> None:

@@ -1,4 +1,4 @@
-"""A text-to-image teacher from its recipe to the picture: over actors, in one process, and drawn from afterwards."""
+"""A text-to-image teacher from its recipe to the picture, and drawn from afterwards. Over actors it plays in test_recipes.py."""
 
 import gc
 import weakref
@@ -22,9 +22,8 @@ from disback_ray.storage import Folder
 NAME = "sd15-lcm-lora"
 
 
-def play(storage: Path, *, in_process: bool, address: str = "local", overrides: tuple[str, ...] = ()) -> disback_ray.RunResult:
-    cluster = ClusterConfig(storage=str(storage), address=address)
-    return disback_ray.run(NAME, cluster=cluster, in_process=in_process, tiny=True, overrides=overrides)
+def play(storage: Path, *overrides: str) -> disback_ray.RunResult:
+    return disback_ray.run(NAME, cluster=ClusterConfig(storage=str(storage)), in_process=True, tiny=True, overrides=overrides)
 
 
 @pytest.fixture(scope="module")
@@ -52,28 +51,7 @@ def here(storage: Path) -> disback_ray.RunResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prompt_encoder, "load_encoders", loading)
         patch.setattr(theatre, "in_process", casting)
-        return play(storage, in_process=True)
-
-
-def test_over_actors_it_is_the_same_run(
-    here: disback_ray.RunResult, tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The prompts are encoded in an actor's process, which has ended when the cast is there."""
-    import ray
-    from ray._private import state
-
-    cast = theatre.on_ray
-
-    def casting(*args: Any, **kwargs: Any) -> Any:
-        company = cast(*args, **kwargs)
-        states = {actor["State"] for actor in state.actors().values() if actor["ActorClassName"] == "PromptEncoder"}
-        assert states == {"DEAD"}
-        assert ray.is_initialized()
-        return company
-
-    monkeypatch.setattr(theatre, "on_ray", casting)
-    there = play(tmp_path, in_process=False, address=ray_cluster)
-    assert there.digest == here.digest
+        return play(storage)
 
 
 def test_prompts_are_encoded_once_and_only_the_lora_is_trained(
@@ -109,7 +87,7 @@ def test_guidance_is_the_targets_alone(storage: Path, here: disback_ray.RunResul
 )
 def test_settings_that_contradict_are_one_line(storage: Path, override: str, message: str) -> None:
     with pytest.raises(disback_ray.errors.DisbackError) as error:  # type: ignore[attr-defined]
-        play(storage, in_process=True, overrides=(override, "name=other"))
+        play(storage, override, "name=other")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (storage / "other").exists()
@@ -174,5 +152,5 @@ def test_the_export_is_a_pipeline_that_gives_the_same_images(here: disback_ray.R
 def test_lower_precision_and_a_lora_as_the_fake_score_play_too(storage: Path, here: disback_ray.RunResult) -> None:
     low = "precision={teacher: bf16, path_node: bf16, fake_score: bf16, generator: bf16}"
     more = (low, "fake_score.lora={rank: 4}", "student.checkpointing=true", "fake_score.checkpointing=true", "name=low")
-    run = play(storage, in_process=True, overrides=more)
+    run = play(storage, *more)
     assert run.summary["status"] == "complete"

@@ -138,10 +138,14 @@ class OnRay:
     ) -> None:
         """shared, proof: a folder that every role must see, and a file in it. trace: whether it notes each call."""
         self._name, self._part, self._shared, self._proof = name, part, shared, proof
-        kind = type(part[0].__name__, (Hosted,), {})  # so that Ray's lists show which role it is
+        self._actor = self._begun(options, threads, trace)
+
+    def _begun(self, options: dict[str, Any], threads: int, trace: bool) -> Any:
+        """Ray's handle of a new process."""
+        kind = type(self._part[0].__name__, (Hosted,), {})  # so that Ray's lists show which role it is
         remote: Any = ray.remote
         hosted = remote(concurrency_groups={"aside": 1, "health": 1})(kind)
-        self._actor: Any = hosted.options(**options).remote(name, threads, trace)
+        return hosted.options(**options).remote(self._name, threads, trace)
 
     @property
     def actors(self) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from disback_ray.data.shares import FolderShare, ParquetShare, Share, ZipShare, 
 from disback_ray.errors import CheckpointError
 from disback_ray.storage import Folder
 
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 LABELS_FILE = "dataset.json"  # of EDM's data sets
-IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "image.bytes", "bytes"), ("label", "labels")
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "png", "image.bytes", "bytes"), ("label", "labels")
 TOGETHER = 128  # images of a folder or a zip in one share
 MOST_JSON, MOST_GROUP, MOST_CLASSES = 256 << 20, 4 << 30, 1 << 16
 
@@ -53,8 +53,8 @@ def _listing_of(where: str, labelled: bool) -> Listing:
     folder, name = Folder.of_file(where)
     if folder.size(name) is None:
         folder = Folder.at(where)
-        if not folder.names():
-            raise CheckpointError(f"{where}: no such folder or file, or an empty folder")
+        if not folder.has(""):
+            raise CheckpointError(f"{where}: no such file or folder")
         return _of_folder(where, folder, labelled)
     if name.lower().endswith(".parquet"):
         return _of_parquet(where, folder, [name], labelled)

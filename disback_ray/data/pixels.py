@@ -1,13 +1,15 @@
-"""An encoded image → the square of pixels that a network is trained on."""
+"""An encoded image → pixels: as it is, for measuring, or the square that a network is trained on."""
 
 import io
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MOST_BYTES = 64 << 20  # of one encoded image
 MOST_PIXELS = 1 << 26  # of one decoded image: 8192 × 8192; what claims more is a bomb, or no picture to train on
+NAMED = 3  # corrupt images in a message
 
 
 class CorruptImage(Exception):
@@ -17,21 +19,9 @@ class CorruptImage(Exception):
 def square(data: bytes, *, resolution: int, grey: bool) -> np.ndarray:
     """The image's centre square, Lanczos-resized (as EDM's data sets are): uint8 [1 or 3, resolution, resolution].
 
-    Turned upright where EXIF says so; transparent parts become white; 16-bit grey loses its low byte. Raises CorruptImage.
+    Raises CorruptImage.
     """
-    if len(data) > MOST_BYTES:
-        raise CorruptImage(f"{len(data) >> 20} MiB, more than {MOST_BYTES >> 20}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's on damaged EXIF, and its own idea of a bomb: ours is above
-            with Image.open(io.BytesIO(data)) as opened:
-                if opened.width * opened.height > MOST_PIXELS:
-                    raise CorruptImage(f"{opened.width} × {opened.height} pixels, more than {MOST_PIXELS}")
-                image = _flat(ImageOps.exif_transpose(opened), "L" if grey else "RGB")
-    except CorruptImage:
-        raise
-    except Exception as error:  # decoders raise whatever they please: OSError, SyntaxError, struct.error, …
-        raise CorruptImage(" ".join(str(error).split())[:120] or type(error).__name__) from None
+    image = _decoded(data).convert("L" if grey else "RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
@@ -41,8 +31,36 @@ def square(data: bytes, *, resolution: int, grey: bool) -> np.ndarray:
     return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _flat(image: Image.Image, mode: str) -> Image.Image:
-    """Without transparency and in the mode asked for. Raises CorruptImage for numbers that have no known range."""
+def whole(data: bytes) -> np.ndarray:
+    """All of the image: uint8 [H, W, 1] where it is grey, else [H, W, 3]. Raises CorruptImage."""
+    pixels = np.asarray(_decoded(data), dtype=np.uint8)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _decoded(data: bytes) -> Image.Image:
+    """Of mode L or RGB. Turned upright where EXIF says so; transparent parts become white; 16-bit grey loses its low byte.
+
+    Raises CorruptImage.
+    """
+    if len(data) > MOST_BYTES:
+        raise CorruptImage(f"{len(data) >> 20} MiB, more than {MOST_BYTES >> 20}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's on damaged EXIF, and its own idea of a bomb: ours is above
+            with Image.open(io.BytesIO(data)) as opened:
+                if opened.width * opened.height > MOST_PIXELS:
+                    raise CorruptImage(f"{opened.width} × {opened.height} pixels, more than {MOST_PIXELS}")
+                return _flat(ImageOps.exif_transpose(opened))
+    except CorruptImage:
+        raise
+    except UnidentifiedImageError:
+        raise CorruptImage("empty" if not data else "no image, or damaged from its start") from None
+    except Exception as error:  # decoders raise whatever they please: OSError, SyntaxError, struct.error, …
+        raise CorruptImage(" ".join(str(error).split())[:120] or type(error).__name__) from None
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Without transparency, grey or in colours. Raises CorruptImage for numbers that have no known range."""
     if image.mode.startswith("I;16"):  # Pillow would cut these at 255
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -50,4 +68,21 @@ def _flat(image: Image.Image, mode: str) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB" if image.mode not in ("L", "1") or mode == "RGB" else "L").convert(mode)
+    return image.convert("L" if image.mode in ("L", "1") else "RGB")
+
+
+def complaint(where: str, corrupt: Sequence[tuple[str, str]]) -> str:
+    """Why a source of images is refused, in one line. corrupt: name and reason of each."""
+    named = "; ".join(f"{name}: {reason}" for name, reason in corrupt[:NAMED])
+    more = f"; and {len(corrupt) - NAMED} more" if len(corrupt) > NAMED else ""
+    return (
+        f"{where}: corrupt: {named}{more}: mend or remove it, or leave such images out (--skip-corrupt, data.skip_corrupt: true)"
+    )
+
+
+def note(where: str, skipped: Sequence[str]) -> str:
+    """What was left out, in a line; empty where nothing was."""
+    if not skipped:
+        return ""
+    more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+    return f"{where}: {len(skipped)} corrupt images skipped: {', '.join(skipped[:NAMED])}{more}"

@@ -19,14 +19,13 @@ import torch
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.records import Drawn
 from disback_ray.data.listing import Listing, listing
-from disback_ray.data.pixels import CorruptImage, square
+from disback_ray.data.pixels import CorruptImage, complaint, note, square
 from disback_ray.data.shares import Share
 from disback_ray.data.sources import DigitsData, GridData, ImagesData, RingData
 from disback_ray.errors import CheckpointError
 from disback_ray.storage import Folder
 
 PIXELS, LABELS, SETTINGS = "pixels.uint8", "labels.int64", "images.json"
-NAMED = 3  # corrupt images in an error; all of them are in images.json
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,11 @@ def skipped(data: PreparedImages) -> list[list[str]]:
     return list(data.folder.read_json(SETTINGS)["corrupt"])
 
 
+def left_out(data: PreparedImages) -> str:
+    """What was left out, in a line; empty where nothing was. All names and reasons are in images.json. Raises CheckpointError."""
+    return note(data.path, [name for name, _ in skipped(data)])
+
+
 def class_names(data: PreparedImages) -> list[str]:
     """Raises CheckpointError."""
     return list(data.folder.read_json(SETTINGS)["classes"])
@@ -124,7 +128,7 @@ def _write(folder: Folder, found: Listing, data: ImagesData, decode: Decode, rep
     with folder.writing(PIXELS) as file:
         for part in decode(found.shares, data):
             if part.corrupt and not data.skip_corrupt:
-                raise CheckpointError(_complaint(found.where, part.corrupt))
+                raise CheckpointError(complaint(found.where, part.corrupt))
             bytes_ = part.pixels.tobytes()
             file.write(bytes_)
             sha.update(bytes_)
@@ -134,7 +138,7 @@ def _write(folder: Folder, found: Listing, data: ImagesData, decode: Decode, rep
             report(done, found.count)
         if not kept:
             raise CheckpointError(
-                f"{found.where}: none of its {found.count} images can be read; {_complaint(found.where, corrupt)}"
+                f"{found.where}: none of its {found.count} images can be read; {complaint(found.where, corrupt)}"
             )
     if done != found.count:
         raise CheckpointError(f"{found.where}: changed while it was read: {found.count} images were listed, and {done} read")
@@ -147,14 +151,6 @@ def _write(folder: Folder, found: Listing, data: ImagesData, decode: Decode, rep
         "corrupt": [list(each) for each in corrupt], "sha256": sha.hexdigest(),
     }  # fmt: skip
     folder.write_json(SETTINGS, settings)
-
-
-def _complaint(where: str, corrupt: Sequence[tuple[str, str]]) -> str:
-    named = "; ".join(f"{name}: {reason}" for name, reason in corrupt[:NAMED])
-    more = f"; and {len(corrupt) - NAMED} more" if len(corrupt) > NAMED else ""
-    return (
-        f"{where}: corrupt: {named}{more}: mend or remove it, or leave such images out (--skip-corrupt, data.skip_corrupt: true)"
-    )
 
 
 @lru_cache(maxsize=2)

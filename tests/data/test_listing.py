@@ -128,8 +128,8 @@ def test_members_that_overlap(tmp_path: Path) -> None:
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    assert "no such folder or file, or an empty folder" in refusal(str(tmp_path / "nowhere"))
-    assert "no such folder or file, or an empty folder" in refusal(str(tmp_path))
+    assert "no such file or folder" in refusal(str(tmp_path / "nowhere"))
+    assert "holds no images" in refusal(str(tmp_path))
     for name in ("a.zip", "a.parquet"):
         for data in (b"", b"PK\x03\x04 torn", struct.pack("<4sI", b"PAR1", 7)):
             (tmp_path / name).write_bytes(data)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from disback_ray.data import pixels
-from disback_ray.data.pixels import CorruptImage, square
+from disback_ray.data.pixels import CorruptImage, square, whole
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 32, 3), dtype=np.uint8)
 
@@ -48,6 +48,20 @@ def test_every_mode_becomes_grey_or_colour(mode: str, grey: bool) -> None:
     assert found.shape == (1 if grey else 3, 4, 4)
     assert found.dtype == np.uint8
     assert (found == 255).all(), mode
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("I;16", 1), ("RGB", 3), ("P", 3), ("RGBA", 3), ("LA", 3)])
+def test_measuring_sees_what_training_sees(mode: str, channels: int) -> None:
+    """But all of it, grey where it is grey."""
+    deep = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    image = Image.fromarray(deep) if mode == "I;16" else Image.fromarray(NOISE).resize((32, 32)).convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(Image.fromarray(NOISE[..., 0]).resize((32, 32)))
+    data = encoded(image)
+    found = whole(data)
+    assert found.shape == (32, 32, channels)
+    assert np.array_equal(found.transpose(2, 0, 1), square(data, resolution=32, grey=channels == 1))
+    assert whole(encoded(image.crop((0, 0, 32, 9)))).shape == (9, 32, channels)
 
 
 def test_transparent_parts_are_white_and_sixteen_bits_are_scaled() -> None:
