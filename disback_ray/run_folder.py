@@ -17,12 +17,13 @@ from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.evaluation.looks import SIGMAS
 from disback_ray.run_lock import LOCK
 from disback_ray.storage import Folder
+from disback_ray.teachers.saved import is_saved, proof_of
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
 KEPT_RECOVERIES = 100
 FLUSH_SECONDS = 5.0
 TRAINED = ("fake_loss", "fake_grad_norm", "field_norm", "generator_grad_norm")
-MEASURED = ("frechet", "accuracy", "sliced_wasserstein", "energy_distance", "modes")
+MEASURED = ("frechet", "accuracy", "sliced_wasserstein", "energy_distance", "modes", "in_modes")
 LOOKED = ("mismatch", "fake_mismatch", "spread", *(f"gap_{sigma:g}" for sigma in SIGMAS))
 NUMBERS = ("seconds", *TRAINED, *MEASURED, *LOOKED)
 PACKAGES = ("disback-ray", "ray", "torch", "numpy", "pyarrow", "clean-fid", "scipy", "scikit-learn")
@@ -63,12 +64,17 @@ def is_run(folder: Folder) -> bool:
 
 
 def check_teacher(folder: Folder, teacher: Folder) -> None:
-    """Raises RunFolderError where the folder's run was begun with other weights of the teacher: its file has changed since."""
-    begun = folder.read_json(SUMMARY).get("teacher") if folder.has(SUMMARY) else None
-    if begun and begun != teacher.name:
-        raise RunFolderError(
-            f"{folder.uri} was begun with another teacher ({begun[:24]}… there, {teacher.name[:24]}… now): choose another --out, or --fresh"
-        )
+    """Raises RunFolderError where the folder's run was begun with another teacher, or with other weights of it: a file has changed,
+    or a teacher was trained again and is another one, as on GPUs it will be.
+    """
+    begun = folder.read_json(SUMMARY) if folder.has(SUMMARY) else {}
+    found = {"teacher": teacher.name, "teacher_sha256": proof_of(teacher) if is_saved(teacher) else ""}
+    for key, now in found.items():
+        before = begun.get(key)
+        if before and now and before != now:
+            raise RunFolderError(
+                f"{folder.uri} was begun with another teacher ({before[:24]}… there, {now[:24]}… now): choose another --out, or --fresh"
+            )
 
 
 def _config(folder: Folder) -> dict[str, Any] | None:
@@ -231,6 +237,8 @@ def versions() -> dict[str, str]:
 class Summary:
     """summary.json, as it grows. teacher: its folder in the cache; stages: seconds; error: the line that ended a failed run.
 
+    teacher_sha256: of the weights that the run is made with; empty until they are there.
+
     losses: of roles that were made good; recoveries: how, the last hundred of them. devices: how busy each was while backtracking.
     bounds: mismatch and spread of real data (without data, of the teacher's samples); alarms, verdict: see evaluation/.
     """
@@ -239,6 +247,7 @@ class Summary:
     seed: int
     status: str = "running"
     teacher: str = ""
+    teacher_sha256: str = ""
     stages: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     bounds: dict[str, float] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from disback_ray.data.prepared import left_out
 from disback_ray.data.sources import ImagesData
 from disback_ray.errors import ConfigError, DisbackError, NonFiniteError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
+from disback_ray.one_teacher import train_once
 from disback_ray.production import Production, Stopped, check_networks, modules_of, student_folder, teacher_folder, teacher_plan
 from disback_ray.progress import OnConsole, Silent, Watcher
 from disback_ray.rehearsal import Rehearsal
@@ -19,7 +20,7 @@ from disback_ray.result import RunResult
 from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, check_teacher, claim, is_run, versions, write_config
 from disback_ray.run_lock import LOCK, locked, refuse_if_held
 from disback_ray.storage import Folder
-from disback_ray.teachers.saved import is_saved
+from disback_ray.teachers.saved import is_saved, proof_of
 from disback_ray.teachers.text_teacher import is_encoded, text_network
 from disback_ray.theatre import theatre
 from disback_ray.tiny import tiny_overrides
@@ -115,6 +116,7 @@ def _produce(
         if fresh:
             folder.clear()
             lock.renew()
+        folder.tidy()
         write_config(folder, written, cluster, seed=seed)
         summary, metrics = _summary(folder, recipe, seed), Metrics(folder)
         production = Production(
@@ -127,7 +129,12 @@ def _produce(
                 if isinstance(recipe.teacher, Teacher) and trains:
                     watch.stage("training the teacher", steps=recipe.teacher.training.steps)
                     with stop.at_a_good_moment():
-                        stage.train_teacher(teacher_plan(recipe), places.teacher, stop=stop)
+                        train_once(
+                            lambda: stage.train_teacher(teacher_plan(recipe), places.teacher, stop=stop),
+                            places.teacher, watch=watch, stop=stop,
+                        )  # fmt: skip
+            check_teacher(folder, places.teacher)
+            summary.teacher_sha256 = proof_of(places.teacher)
             if network is not None and silent:
                 with production.stage("prompts"):
                     watch.stage("loading the text encoders")

@@ -98,11 +98,12 @@ class Folder:
         target = f"{path}/{name}"
         with _one_line(f"write {self.uri}/{name}"):
             filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-            with filesystem.open_output_stream(f"{target}{ASIDE}") as stream:
-                stream.write(data)
-            if isinstance(filesystem, fs.LocalFileSystem):  # others keep what they have said to have
-                _to_disk(f"{target}{ASIDE}")
-            filesystem.move(f"{target}{ASIDE}", target)
+            with _aside(filesystem, target) as aside:
+                with filesystem.open_output_stream(aside) as stream:
+                    stream.write(data)
+                if isinstance(filesystem, fs.LocalFileSystem):  # others keep what they have said to have
+                    _to_disk(aside)
+                filesystem.move(aside, target)
             if isinstance(filesystem, fs.LocalFileSystem):
                 _to_disk(os.path.dirname(target))
 
@@ -113,19 +114,18 @@ class Folder:
         source = file.resolve()
         with _one_line(f"copy {file} to {self.uri}/{name}"):
             filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-            if self.is_local:
-                aside = Path(f"{target}{ASIDE}")
-                aside.unlink(missing_ok=True)
+            with _aside(filesystem, target) as aside:
+                if not self.is_local:
+                    fs.copy_files(str(source), aside, fs.LocalFileSystem(), filesystem)
+                    filesystem.move(aside, target)
+                    return
                 try:
                     os.link(source, aside)
                 except OSError:
                     shutil.copyfile(source, aside)
-                    _to_disk(str(aside))
-                aside.replace(target)
-                _to_disk(os.path.dirname(target))
-            else:
-                fs.copy_files(str(source), f"{target}{ASIDE}", fs.LocalFileSystem(), filesystem)
-                filesystem.move(f"{target}{ASIDE}", target)
+                    _to_disk(aside)
+                os.replace(aside, target)
+            _to_disk(os.path.dirname(target))
 
     @contextmanager
     def here(self) -> Iterator[Path]:
@@ -192,17 +192,12 @@ class Folder:
         """A file to write bit by bit: it is there once the block has ended, and not if it failed. Raises CheckpointError."""
         filesystem, path = self._open()
         target = f"{path}/{name}"
-        aside = f"{target}.{uuid.uuid4().hex}{ASIDE}"  # two that write it at once each have their own, and the last one stays
         with _one_line(f"write {self.uri}/{name}"):
             filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-            try:
+            with _aside(filesystem, target) as aside:
                 with filesystem.open_output_stream(aside) as stream:
                     yield stream
                 filesystem.move(aside, target)
-            except BaseException:
-                if filesystem.get_file_info(aside).type == fs.FileType.File:
-                    filesystem.delete_file(aside)
-                raise
 
     def remove(self, name: str) -> None:
         """Deletes a folder in it. Raises CheckpointError."""
@@ -215,6 +210,15 @@ class Folder:
         filesystem, path = self._open()
         with _one_line(f"delete {self.uri}/{name}"):
             filesystem.delete_file(f"{path}/{name}")
+
+    def tidy(self) -> None:
+        """Deletes what killed processes left half written in it, where nobody else writes. Raises CheckpointError."""
+        filesystem, path = self._open()
+        with _one_line(f"tidy {self.uri}"):
+            found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+            for info in found:
+                if info.type == fs.FileType.File and info.path.endswith(ASIDE):
+                    filesystem.delete_file(info.path)
 
     def clear(self) -> None:
         """Deletes what is in it. Raises CheckpointError."""
@@ -273,6 +277,18 @@ class Folder:
             return safetensors.torch.load(self.read(name))
         except SafetensorError as error:
             raise CheckpointError(f"{self.uri}/{name} is damaged: {_first_line(error)}") from None
+
+
+@contextmanager
+def _aside(filesystem: fs.FileSystem, target: str) -> Iterator[str]:
+    """A name to write a file under until it is whole, gone if that fails. Two that write at once each have their own: the last stays."""
+    aside = f"{target}.{uuid.uuid4().hex}{ASIDE}"
+    try:
+        yield aside
+    except BaseException:
+        if filesystem.get_file_info(aside).type == fs.FileType.File:
+            filesystem.delete_file(aside)
+        raise
 
 
 def _to_disk(path: str) -> None:

@@ -275,11 +275,13 @@ def test_a_finished_run_is_told_in_a_few_lines(command: Command, tiny: Any, ring
     lines = said.out.splitlines()
     summary = json.loads((ring8 / "summary.json").read_text())
     assert said.status == 0
-    assert lines[0].split() == ["sliced", "wasserstein", "energy", "distance", "modes"]
+    assert lines[0].split() == ["sliced", "wasserstein", "energy", "distance", "modes", "in", "modes"]
     for line, name in zip(lines[1:5], ["teacher", "untrained", "generator", "real_halves"], strict=True):
         assert line.startswith(name.partition("_")[0])
-        figures = [f"{summary['metrics'][name][key]:.4g}" for key in ("sliced_wasserstein", "energy_distance", "modes")]
-        assert line.split()[-3:] == figures
+        figures = [
+            f"{summary['metrics'][name][key]:.4g}" for key in ("sliced_wasserstein", "energy_distance", "modes", "in_modes")
+        ]
+        assert line.split()[-4:] == figures
     assert lines[-2].startswith("complete in ")
     assert lines[-2].endswith(f"digest {summary['digest'][:16]}")
     assert lines[-1] == f"report: {ring8 / 'report.html'}"

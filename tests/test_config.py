@@ -145,6 +145,10 @@ def test_an_empty_cluster_file_has_the_defaults(tmp_path: Path) -> None:
         ("recording=null", "recording: None: "),
         ("recording.optimiser={}", "recording.optimiser.lr: missing"),
         ("name=../x", "name: '../x': string should match pattern"),
+        ("batch=1000000000000", "batch: 1000000000000: input should be less than or equal to 16777216"),
+        ("student.network.width=1000000000", "student.network.width: 1000000000: input should be less than or equal to 16384"),
+        ("teacher.network.blocks=100000000", "teacher.network.blocks: 100000000: input should be less than or equal to 1000"),
+        ("backtracking.steps=99999999999", "backtracking.steps: 99999999999: input should be less than or equal to 1000000000"),
         ("evaluation.samples=1", "evaluation.samples: 1: input should be greater than or equal to 2"),
     ],
 )

@@ -1,5 +1,6 @@
 """Whole runs: the folder that they leave, whose folder it is, and Ray as users start it."""
 
+import hashlib
 import io
 import json
 import os
@@ -46,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", ["ring8", "digits"])
 def test_the_summary(name: str, tiny: Any, request: pytest.FixtureRequest) -> None:
     found = tiny.summary(request.getfixturevalue(name))
-    measured = ["frechet", "accuracy"] if name == "digits" else ["sliced_wasserstein", "energy_distance", "modes"]
+    measured = ["frechet", "accuracy"] if name == "digits" else ["sliced_wasserstein", "energy_distance", "modes", "in_modes"]
     assert (found["recipe"], found["seed"], found["status"], found["error"]) == (name, 0, "complete", None)
     assert list(found["stages"]) == ["teacher", "casting", "measuring", "recording", "backtracking", "evaluation"]
     assert all(seconds >= 0 for seconds in found["stages"].values())
@@ -67,6 +68,8 @@ def test_the_summary(name: str, tiny: Any, request: pytest.FixtureRequest) -> No
     for seat in found["roles"].values():
         assert (seat["pid"], seat["node"], seat["devices"]) == (os.getpid(), socket.gethostname(), [])
     assert re.fullmatch("[0-9a-f]{64}", found["digest"])
+    weights = tiny.storage / "teachers" / found["teacher"] / "model.safetensors"
+    assert found["teacher_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert {"python", "torch", "ray", "disback-ray"} <= set(found["versions"])
 
 
@@ -210,6 +213,15 @@ def test_another_run_s_folder_is_refused(tiny: Any, ring8: Path, command: Comman
     answer = command(*tiny.arguments("digits", ring8, "--in-process"))
     assert f"{ring8} belongs to another run (name: 'ring8' there, 'digits' here)" in answer.complaint
     assert contents(ring8) == before
+
+
+def test_a_run_does_not_go_on_with_other_weights_of_its_teacher(tiny: Any, ring8: Path, tmp_path: Path, command: Command) -> None:
+    begun = Path(shutil.copytree(ring8, tmp_path / "run"))
+    summary = tiny.summary(begun) | {"status": "interrupted", "teacher_sha256": "0123" * 16}
+    (begun / "summary.json").write_text(json.dumps(summary))
+    answer = command(*tiny.arguments("ring8", begun, "--in-process"))
+    assert answer.status == 2
+    assert answer.complaint.startswith(f"{begun} was begun with another teacher (012301230123012301230123… there, ")
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "config.yaml", "summary.json"])

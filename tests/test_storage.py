@@ -104,6 +104,25 @@ class Torn:
         return stream
 
 
+def test_two_that_write_one_file_at_once_each_write_their_own(folder: Folder) -> None:
+    with folder.writing("a.bin") as one, folder.writing("a.bin") as other:
+        one.write(b"one")
+        folder.write("a.bin", b"whole")
+        other.write(b"other")
+    assert folder.read("a.bin") == b"one", "the last to end"
+    assert folder.walk() == ["a.bin"]
+
+
+def test_tidying_deletes_what_was_half_written_and_nothing_else(folder: Folder) -> None:
+    folder.write("a.bin", b"whole")
+    (folder / "in").write("b.bin.0123.partial", b"half")
+    (folder / "in").write("b.bin", b"whole")
+    folder.tidy()
+    found = {file.name for file in folder.local_path.rglob("*") if file.is_file()} if folder.is_local else set(folder.walk())
+    assert found == {"a.bin", "b.bin"} if folder.is_local else {"a.bin", "in/b.bin"}
+    (folder / "nowhere").tidy()
+
+
 @pytest.mark.parametrize("fails", ["move", "write"])
 def test_a_write_that_fails_leaves_the_old_file(folder: Folder, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     folder.write("a.bin", b"old")

@@ -18,7 +18,7 @@ from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import DigitsData, GridData, ImagesData, NoData, PointsData, RingData
 from disback_ray.evaluation.digit_judge import FEATURES
 from disback_ray.networks.module import ModuleSpec
-from disback_ray.networks.spec import Count, DenoiserSpec, MLPSpec, ResNetMLPSpec
+from disback_ray.networks.spec import Count, DenoiserSpec, MLPSpec, ResNetMLPSpec, Samples
 
 refuse_unknown_keys(DigitsData, RingData, GridData, ImagesData, NoData, PromptsData)
 
@@ -104,7 +104,7 @@ class Evaluation(Frozen):
     """every: steps between two measurements while training; samples: of the generator, for each; pictures: how many to show, 0 for none."""
 
     every: Count = 50
-    samples: Annotated[int, Ge(2)] | None = None
+    samples: Annotated[Samples, Ge(2)] | None = None
     pictures: Whole = 100
 
 
@@ -121,7 +121,7 @@ class Recipe(Frozen):
     student: Student = Student()
     fake_score: FakeScoreNetwork = FakeScoreNetwork()
     precision: Precision = Precision()
-    batch: Count
+    batch: Samples
     micro_batches: Count = 1
     wire_dtype: WireDtype = "fp32"
     fit_noise: AnyNoise = LogNormalNoise()

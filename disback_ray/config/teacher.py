@@ -12,7 +12,7 @@ from disback_ray.config.base import AnyNoise, Frozen, Whole, refuse_unknown_keys
 from disback_ray.config.networks import AnyNetwork
 from disback_ray.networks.imported import Scalings
 from disback_ray.networks.module import ModuleSpec, Prediction
-from disback_ray.networks.spec import Count, DenoiserSpec
+from disback_ray.networks.spec import Count, DenoiserSpec, Samples
 from disback_ray.teachers.checkpoint import Expected, Format
 from disback_ray.teachers.guidance import USUAL
 from disback_ray.teachers.text_teacher import ExpectedPipeline
@@ -33,7 +33,7 @@ class TeacherTraining(Frozen):
     """How the teacher is trained on the recipe's data (EDM's loss, Karras et al. 2022, Eq. 8). seed: its own, whatever the run's."""
 
     steps: Count
-    batch: Count
+    batch: Samples
     optimiser: OptimiserSettings
     ema: Annotated[float, Ge(0), Lt(1)] = 0.995
     label_dropout: Annotated[float, Ge(0), Le(1)] = 0.0

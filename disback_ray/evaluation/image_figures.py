@@ -21,6 +21,7 @@ TITLES = {
     "sliced_wasserstein": "sliced Wasserstein",
     "energy_distance": "energy distance",
     "modes": "modes covered",
+    "in_modes": "in modes",
 }
 
 

@@ -35,12 +35,17 @@ class PointMeasures:
         return Drawn(self.real, None)
 
     def measure(self, drawn: Drawn) -> dict[str, float]:
-        """sliced_wasserstein, energy_distance: in the points' units, lower is closer; modes: how many are covered."""
+        """sliced_wasserstein, energy_distance: in the points' units, lower is closer; modes: how many are covered; in_modes: 0 … 1.
+
+        A mode is covered by a quarter of the points it is due: in_modes says what share of all points lies in any.
+        """
         x = drawn.x.cpu()
+        coverage = modes_covered(x, self.data.centres, self.data.std)
         return {
             "sliced_wasserstein": sliced_wasserstein(x, self.real, seed=self.seed),
             "energy_distance": energy_distance(x, self.real),
-            "modes": float(modes_covered(x, self.data.centres, self.data.std).covered),
+            "modes": float(coverage.covered),
+            "in_modes": 1.0 - coverage.strays,
         }
 
     def real_halves(self) -> dict[str, float]:

@@ -21,7 +21,8 @@ def verdict(
 
     Collapsed or diverged: the alarm's rule still holds at the end, that is, the figure has not come back. Else by the main distance
     (without one, the score difference): still improving, where the last look is over 10 % better than the third last; settled,
-    where the last three are within 10 %; unsettled otherwise. It moved, where it is under half of what it was at the start.
+    where the last three are within 10 %; unsettled otherwise. It moved, where it is under half of what it was at the start. The 10 %
+    are of the figure, or of what real data is from real data where that is more: so much is chance.
     """
     name = next((name for name in MAIN if column(looks, name)), None)
     values = column(looks, name) if name else gaps(looks)
@@ -34,13 +35,14 @@ def verdict(
     start = values[0] if start is None else start
     recent = values[-FEWEST:]
     low, high, last = min(recent), max(recent), recent[-1]
-    if last < (1 - STILL) * recent[0]:
+    slack = STILL * max(last, _value(figures, "real_halves", name) or 0.0, 1e-12)
+    if last < min((1 - STILL) * recent[0], recent[0] - slack):
         state = (
             f"Still improving when it stopped: the {what} fell from {recent[0]:.3g} to {last:.3g} in three looks; train longer"
         )
-    elif high - low <= STILL * max(last, 1e-12):
+    elif high - low <= slack:
         came = f"from {start:.3g}" if last < NEAR * start else f"hardly better than at the start, {start:.3g}"
-        came = came if last <= (1 + STILL) * start else f"worse than at the start, {start:.3g}"
+        came = came if last <= start + max(STILL * start, slack) else f"worse than at the start, {start:.3g}"
         state = f"Settled: the {what} stays at {last:.3g}, {came}"
     else:
         state = f"Unsettled: the {what} moved between {low:.3g} and {high:.3g} over the last three looks"
@@ -69,6 +71,9 @@ def _compared(figures: Mapping[str, Any], name: str | None) -> str:
     modes, most = _value(figures, "generator", "modes"), _value(figures, "real_halves", "modes")
     if modes is not None and most is not None:
         parts.append(f"{modes:.0f} of {most:.0f} modes are covered")
+    inside, real = (_value(figures, part, "in_modes") for part in ("generator", "real_halves"))
+    if inside is not None and real is not None:
+        parts.append(f"{inside:.0%} of its points lie in a mode, {real:.0%} of the data's do")
     return f" ({'; '.join(parts)})" if parts else ""
 
 

@@ -13,7 +13,7 @@ from disback_ray.algorithms.noise import Positive
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.hugging_face import peft
 from disback_ray.networks.layers import Conv2d
-from disback_ray.networks.spec import Count
+from disback_ray.networks.spec import Width
 
 MARK = ".lora_"
 """In the names of all of an adapter's weights, and of no others."""
@@ -26,7 +26,7 @@ class LoRA:
     targets: 'auto' for every linear and convolutional layer, or what the names of those end with, such as to_q or affine.
     """
 
-    rank: Count = 64
+    rank: Width = 64
     alpha: Positive | None = None
     targets: Literal["auto"] | Annotated[tuple[str, ...], MinLen(1)] = "auto"
 

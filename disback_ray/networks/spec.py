@@ -19,16 +19,20 @@ from disback_ray.networks.preconditioning import EDMPrecond, Preconditioning
 from disback_ray.networks.song_unet import SongUNet
 from disback_ray.networks.text_unet import TextUNetSpec
 
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(1), Le(10**9)]
+Width = Annotated[int, Ge(1), Le(2**14)]
+Depth = Annotated[int, Ge(1), Le(1000)]
+Samples = Annotated[int, Ge(1), Le(2**24)]
+"""The upper ends are far beyond what any machine holds: a slip of the keyboard is said at once, not after hours."""
 
 
 @dataclass(frozen=True)
 class DDPMppSpec:
     """DDPM++ U-Net (Song et al. 2021, in EDM's configuration) for images."""
 
-    channels: Count = 32
-    multipliers: Annotated[tuple[Count, ...], MinLen(1)] = (1, 2)
-    blocks: Count = 1
+    channels: Width = 32
+    multipliers: Annotated[tuple[Depth, ...], MinLen(1)] = (1, 2)
+    blocks: Depth = 1
     attention: tuple[Count, ...] = ()
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     kind: Literal["ddpmpp"] = "ddpmpp"
@@ -55,8 +59,8 @@ class DDPMppSpec:
 class ResNetMLPSpec:
     """Residual MLP for points (App. E.1's teacher). octaves: of Fourier features, for narrow modes."""
 
-    width: Count = 128
-    blocks: Count = 4
+    width: Width = 128
+    blocks: Depth = 4
     octaves: Annotated[int, Ge(0), Le(8)] = 0
     kind: Literal["resnet-mlp"] = "resnet-mlp"
 
@@ -68,8 +72,8 @@ class ResNetMLPSpec:
 class MLPSpec:
     """Plain MLP for points (App. E.1's student)."""
 
-    width: Count = 96
-    hidden_layers: Count = 3
+    width: Width = 96
+    hidden_layers: Depth = 3
     kind: Literal["mlp"] = "mlp"
 
 

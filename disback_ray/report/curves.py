@@ -48,7 +48,7 @@ class Curve:
 def quality(metrics: pa.Table, figures: Figures, switches: Sequence[Mapping[str, int]]) -> list[Curve]:
     """The curves that show whether the run converges: the main figure, against the teacher's and the real data's, and others."""
     curves = []
-    for name in (*MAIN, "accuracy", "modes"):
+    for name in (*MAIN, "accuracy", "modes", "in_modes"):
         measure = MEASURES[name]
         steps, values = _column(metrics, name, BACKTRACKING)
         start = value(figures, "untrained", name)

@@ -40,6 +40,7 @@ MEASURES = {
     ),
     "energy_distance": Measure("energy distance", "lower", "another distance between the two sets of points; 0 is the same"),
     "modes": Measure("modes", "higher", "how many of the data's clusters hold at least a quarter of the points they are due"),
+    "in_modes": Measure("in modes", "higher", "how many samples lie within three standard deviations of a cluster", percent=True),
 }
 MAIN = {"frechet": "real images", "sliced_wasserstein": "data"}  # what a run is judged by, and its distance from what
 
@@ -82,6 +83,8 @@ def headline(figures: Figures) -> list[str]:
         sentences.append(f"{MEASURES['accuracy'].show(accuracy)} are taken for the class that was asked for.")
     if (modes := value(figures, "generator", "modes")) is not None:
         sentences.append(f"They cover {number(modes)} of the data's modes.")
+    if (inside := value(figures, "generator", "in_modes")) is not None:
+        sentences.append(f"{MEASURES['in_modes'].show(inside)} of them lie in a mode.")
     return sentences
 
 
@@ -90,6 +93,7 @@ def tiles(figures: Figures) -> list[tuple[str, str]]:
     main = next((name for name in taken(figures) if name in MAIN), None)
     wanted = [(part, main, f"{MEASURES[main].title}, {part}") for part in ("generator", "teacher", "untrained") if main]
     wanted += [("generator", "accuracy", "taken for what was asked for"), ("generator", "modes", "modes covered")]
+    wanted += [("generator", "in_modes", "of the samples lie in a mode")]
     return [
         (MEASURES[name].show(found), caption)
         for part, name, caption in wanted

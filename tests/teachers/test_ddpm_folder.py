@@ -140,7 +140,8 @@ def test_ten_steps_of_ddim_are_those_of_diffusers_pipeline(folder: Path, setting
     pipeline.save_pretrained(folder)
     theirs = pipeline(2, torch.Generator().manual_seed(5), num_inference_steps=10, output_type="pt").images
     drawn = draw_from_teacher(imported(folder, folder.parent / "cache"), noise(2, 3, 8, 8, seed=5), None, steps=10)
-    assert ((drawn / 2 + 0.5).clamp(0, 1) - theirs).abs().max() < 1e-4
+    # Both are float32, and take x_0 from noise of σ = 157: processors differ by up to 2e-4, other settings by 7e-3.
+    assert ((drawn / 2 + 0.5).clamp(0, 1) - theirs).abs().max() < 1e-3
     assert theirs.std() > 0.05, "it says something"
 
 
