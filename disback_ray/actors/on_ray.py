@@ -1,11 +1,14 @@
 """The one proxy: a role in a Ray actor, whose methods take and give references instead of values."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -24,7 +27,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from disback_ray.actors.busy import Busy
 from disback_ray.actors.mishaps import told
 from disback_ray.actors.placement import Whereabouts, where
+from disback_ray.actors.snapshot import Snapshot
 from disback_ray.actors.timesheet import Account, Timesheet
+from disback_ray.actors.turns import OutOfTurn, Turns
 from disback_ray.actors.wire import pack, unpack
 from disback_ray.algorithms.ranks import ALONE, Ranks, is_of_a_peer, join
 from disback_ray.errors import ClusterError, DisbackError
@@ -33,22 +38,32 @@ from disback_ray.storage import Folder
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 """Whoever waits meets the first error; Ray would log, with tracebacks, all that follow from it in results nobody waits for any more."""
 
+MOST_WAITING = 100_000
+"""Calls that may wait in an actor: they take no threads."""
+
 Part = tuple[Callable[..., Any], dict[str, Any]]
 """A role's class, and the arguments that build it wherever it runs."""
 
 
-class OutOfTurn(Exception):
-    """A call came whose predecessor was not made: what that one waited for was lost. Nothing has been changed."""
+@dataclass(frozen=True)
+class Meeting:
+    """Where the ranks of a role meet before it is built: one of them, the first one's (address, port), and seconds to wait."""
+
+    ranks: Ranks
+    timeout: float
 
 
 class Hosted:
-    """The actor: holds one role in a process of its own, and makes each call once, in its turn."""
+    """The actor: holds one role in a process of its own, and makes each call once, in its turn, in a thread of the role's own.
+
+    Ray hands calls over as soon as their arguments are there, in any order, and a call's result is stored while the next is made.
+    """
 
     def __init__(self, name: str, threads: int, trace: bool) -> None:
-        torch.set_num_threads(threads)
         self.role: Any = None
         self.name = ""
-        self.turn = 0
+        self.threads = threads
+        self.turns = Turns()
         self.busy: tuple[str, float] | None = None
         self.longest: dict[str, float] = {}
         self.ranks = ALONE
@@ -61,39 +76,51 @@ class Hosted:
             probe.bind(("", 0))
             return str(ray.util.get_node_ip_address()), int(probe.getsockname()[1])  # type: ignore[no-untyped-call]
 
-    def join(self, ranks: Ranks, point: tuple[str, int], timeout: float) -> None:
-        """Makes this process one of a role's ranks, before the role is built."""
-        join(ranks, address=point[0], port=point[1], timeout=timeout)
-        self.ranks = ranks
-
-    def account(self) -> Account:
-        return self.sheet.account()
+    async def account(self) -> Account:
+        account: Account = await asyncio.wrap_future(self.turns.between(self.sheet.account))
+        return account
 
     def clock(self) -> float:
         return time.monotonic()
 
-    def build(self, name: str, role: Callable[..., Any], arguments: dict[str, Any], shared: Folder, proof: str) -> Whereabouts:
+    async def build(
+        self, name: str, role: Callable[..., Any], arguments: dict[str, Any], shared: Folder, proof: str,
+        meeting: Meeting | None = None, point: tuple[str, int] | None = None,
+    ) -> Whereabouts:  # fmt: skip
         """A new role, in place of an old one where there is one: their weights must not need room at the same time.
 
-        Raises ClusterError where the file `proof` in the folder can't be seen from here, and what building the role raises.
+        meeting, point: of the ranks that this is one of. Raises ClusterError where the file `proof` in the folder can't be seen from
+        here, and what building the role raises.
         """
         if not shared.has(proof):
             raise ClusterError(
                 f"{name} runs on a machine that doesn't see {shared.uri}: set `storage` in the cluster file to what all machines share"
             )
         self.name = name.partition("/")[0]
+        built: Whereabouts = await asyncio.wrap_future(self.turns.between(partial(self._build, role, arguments, meeting, point)))
+        return built
+
+    def _build(
+        self, role: Callable[..., Any], arguments: dict[str, Any], meeting: Meeting | None, point: tuple[str, int] | None
+    ) -> Whereabouts:
+        torch.set_num_threads(self.threads)  # of this thread, the role's
+        if meeting and point:
+            join(meeting.ranks, address=point[0], port=point[1], timeout=meeting.timeout)
+            self.ranks = meeting.ranks
         self.role = None
         self.role = role(**arguments)
-        self.turn = 0
+        self.turns.begin()
         return where()
 
-    def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[float, Any]:
+    async def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[float, Any]:
         """(seconds, what the role's method gives). Raises OutOfTurn, and what the method raises.
 
         A call whose argument was lost never gets here, so its turn doesn't pass, and neither does that of any call after it.
         """
-        if turn != self.turn:
-            raise OutOfTurn(f"{method} has turn {turn}, not {self.turn}")
+        made: tuple[float, Any] = await asyncio.wrap_future(self.turns.make(turn, partial(self._call, method, args, kwargs)))
+        return made
+
+    def _call(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, Any]:
         began = time.monotonic()
         self.busy = method, began
         try:
@@ -104,7 +131,6 @@ class Hosted:
                 os._exit(1)  # so that the group is lost, and built again, as one
             raise
         finally:
-            self.turn += 1
             self.busy = None
         took = time.monotonic() - began
         self.gauge.add(took)
@@ -123,11 +149,17 @@ class Hosted:
         busy = self.busy
         return (busy[0], time.monotonic() - busy[1], self.longest.get(busy[0], 0.0)) if busy else ("", 0.0, 0.0)
 
+    @ray.method(concurrency_group="health")
+    def dismiss(self, after: int) -> None:
+        """The call with that turn failed before it got here: those that wait for it fail as well."""
+        self.turns.dismiss(after=after)
+
     def _make(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         given = [unpack(value) for value in args]
         named = {name: unpack(value) for name, value in kwargs.items()}
         with told(self.name, method, given):
-            return pack(getattr(self.role, method)(*given, **named))
+            made = getattr(self.role, method)(*given, **named)
+        return pack(made.copied() if isinstance(made, Snapshot) else made)  # it is stored while the role goes on and changes
 
 
 class OnRay:
@@ -139,12 +171,13 @@ class OnRay:
         """shared, proof: a folder that every role must see, and a file in it. trace: whether it notes each call."""
         self._name, self._part, self._shared, self._proof = name, part, shared, proof
         self._actor = self._begun(options, threads, trace)
+        self._ways: dict[str, Any] = {}
 
     def _begun(self, options: dict[str, Any], threads: int, trace: bool) -> Any:
         """Ray's handle of a new process."""
         kind = type(self._part[0].__name__, (Hosted,), {})  # so that Ray's lists show which role it is
         remote: Any = ray.remote
-        hosted = remote(concurrency_groups={"aside": 1, "health": 1})(kind)
+        hosted = remote(concurrency_groups={"aside": 1, "health": 1}, max_concurrency=MOST_WAITING)(kind)
         return hosted.options(**options).remote(self._name, threads, trace)
 
     @property
@@ -152,18 +185,28 @@ class OnRay:
         """Ray's handles, by the names of the seats."""
         return {self._name: self._actor}
 
-    def build(self) -> dict[str, Any]:
-        """Later: its Whereabouts, by the name of its seat."""
-        return {self._name: self._actor.build.remote(self._name, *self._part, self._shared, self._proof)}
+    def build(self, meeting: Meeting | None = None, point: Any = None) -> dict[str, Any]:
+        """Later: its Whereabouts, by the name of its seat. point: the first rank's meeting_point(), where it is one of several."""
+        return {self._name: self._actor.build.remote(self._name, *self._part, self._shared, self._proof, meeting, point)}
+
+    def meeting_point(self) -> Any:
+        """Later: see Hosted."""
+        return self._actor.meeting_point.remote()
 
     def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        named = self._actor.call.options(name=f"{self._name}.{method}", num_returns=2)
-        note, result = named.remote(turn, method, *args, **kwargs)
+        way = self._ways.get(method)
+        if way is None:
+            way = self._ways[method] = self._actor.call.options(name=f"{self._name}.{method}", num_returns=2)
+        note, result = way.remote(turn, method, *args, **kwargs)
         return note, result
 
     def aside(self, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         note, result = self._actor.aside.options(name=f"{self._name}.{method}", num_returns=2).remote(method, *args, **kwargs)
         return note, result
+
+    def dismiss(self, turn: int) -> None:
+        """The call of that turn was not made: those that wait for it are to fail as well."""
+        self._actor.dismiss.remote(turn)
 
     def beat(self) -> Any:
         """Later: see Hosted."""
@@ -196,10 +239,9 @@ class Replicas:
     def score(self, sample: Any) -> Any:
         if len(self.proxies) == 1:
             return self.proxies[0].score(sample)
-        for index, asked in enumerate(self.asked):
-            if asked:
-                notes = {call.note: call for call in asked}
-                self.asked[index] = [notes[note] for note in ray.wait(list(notes), num_returns=len(notes), timeout=0)[1]]
+        if out := [call.note for asked in self.asked for call in asked]:
+            made = set(ray.wait(out, num_returns=len(out), timeout=0)[0])
+            self.asked = [[call for call in asked if call.note not in made] for asked in self.asked]
         idlest = min(range(len(self.proxies)), key=lambda index: (len(self.asked[index]), self.given[index]))
         self.given[idlest] += 1
         score = self.proxies[idlest].score(sample)

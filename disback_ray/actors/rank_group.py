@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from disback_ray.actors.on_ray import OnRay, Part
+from disback_ray.actors.on_ray import Meeting, OnRay, Part
 from disback_ray.algorithms.ranks import Ranks, Sharding
 from disback_ray.storage import Folder
 
@@ -40,10 +40,11 @@ class RankGroup:
     def build(self) -> dict[str, Any]:
         """Later: where each rank is. They meet at a new port each time."""
         self.expected, self.turns, self.made = 0, [0] * len(self.members), Counter()
-        point = self.members[0]._actor.meeting_point.remote()
-        for ranks, member in zip(self.ranks, self.members, strict=True):
-            member._actor.join.remote(ranks, point, self.timeout)
-        return {name: later for member in self.members for name, later in member.build().items()}
+        point = self.members[0].meeting_point()
+        builds = [
+            member.build(Meeting(ranks, self.timeout), point) for ranks, member in zip(self.ranks, self.members, strict=True)
+        ]
+        return {name: later for build in builds for name, later in build.items()}
 
     def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """As OnRay's. A group can't go back to a turn of before, as one process can: it is lost instead, and built again."""
@@ -64,6 +65,10 @@ class RankGroup:
     def _send(self, rank: int, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         turn, self.turns[rank] = self.turns[rank], self.turns[rank] + 1
         return self.members[rank].call(turn, method, *args, **kwargs)
+
+    def dismiss(self, turn: int) -> None:
+        """As OnRay's: ranks would wait for the one whose call was not made, so it is lost at once."""
+        self.kill()
 
     def beat(self) -> Any:
         """As OnRay's: where one rank is stuck, the first soon waits for it."""

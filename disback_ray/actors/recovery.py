@@ -6,7 +6,7 @@ given its calls since then again, in their order, is bit for bit the one that wa
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ PATIENCE = 20.0
 """A call may take so many times the longest of its kind so far, and a first one so many times `recovery.hang`."""
 PINGS = 7
 LOOK_SECONDS = 1.0
-"""So long a wait lasts before it looks up: at Ctrl-C, and at what there is to be said."""
+"""So long a wait lasts before it looks up: at Ctrl-C, at what has failed, and at what there is to be said. The first ones are shorter."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Player:
     """One role, whichever process it is in. spawn: a new process for it; a group of ranks is one, and is lost and begun together.
 
     turns: so many calls its process has been given; log: its calls since it was last saved; losses: when its process was lost.
+    under_way: the turns of calls that aren't known to have been made, and their notes.
     built: whether its process has the role; why: it was ended; beat, asked: the sign of life that is waited for, and since when.
     """
 
@@ -71,6 +72,7 @@ class Player:
     asked: float = 0.0
     turns: int = 0
     log: list[Call] = field(default_factory=list)
+    under_way: dict[int, Any] = field(default_factory=dict)
     losses: deque[float] = field(default_factory=deque)
 
 
@@ -124,13 +126,27 @@ class Recovery:
 
     def wait(self, later: Any) -> Any:
         """Calls → their values, in nested lists and tuples too. Raises the role's own error, or ClusterError where it is lost for good."""
-        if isinstance(later, (list, tuple)):
-            return [self.wait(each) for each in later]
-        if not isinstance(later, Call):
-            return later
-        if later.value is NOTHING:
-            later.value = self._wait_for(later, result=True)
-        return later.value
+        asked = [call for call in _calls_in(later) if call.value is NOTHING]
+        if asked:
+            self._fetch(asked)
+        return _values_in(later)
+
+    def _fetch(self, calls: list[Call]) -> None:
+        """All values at once, which is one question to Ray; one after the other where something is lost."""
+        while True:
+            try:
+                got = ray.get([call.ref for call in calls], timeout=LOOK_SECONDS)
+                break
+            except GetTimeoutError:
+                self._look_after()
+                if self._failed():
+                    got = [self._wait_for(call, result=True) for call in calls]
+                    break
+            except RayError:
+                got = [self._wait_for(call, result=True) for call in calls]
+                break
+        for call, value in zip(calls, got, strict=True):
+            call.value, call.good = unpack(value), True
 
     def _wait_for(self, call: Call, *, result: bool = False) -> Any:
         """Until it has been made, whoever has to make it in the end; its result is fetched only where it is asked for."""
@@ -138,9 +154,11 @@ class Recovery:
             try:
                 got = ray.get([call.note, call.ref] if result else [call.note], timeout=LOOK_SECONDS)
                 call.good = True
-                return unpack(got[-1])
+                return got[-1]
             except GetTimeoutError:
                 self._look_after()
+                if self._failed():
+                    self._mend([call])
             except RayError as error:
                 if not is_loss(error):
                     raise plain(error) from None
@@ -156,13 +174,15 @@ class Recovery:
     def _all_made(self, calls: Iterable[Call]) -> None:
         """Until all have been made: at once where nothing was lost, which is almost always."""
         out = [call for call in calls if not call.good]
-        self._until_there([call.note for call in out])
-        try:
-            ray.get([call.note for call in out])
-        except RayError:
-            for call in out:
-                self._wait_for(call)
+        whole = self._until_there([call.note for call in out], unless_failed=True)
+        if whole:
+            try:
+                ray.get([call.note for call in out])
+            except RayError:
+                whole = False
         for call in out:
+            if not whole:
+                self._wait_for(call)
             call.good = True
 
     def is_ready(self, later: Any) -> bool:
@@ -192,6 +212,8 @@ class Recovery:
         self._say_who_is_slow(dropped)
         for name, player in self.players.items():
             player.log = logs[name]
+            notes = {call.note for call in player.log}
+            player.under_way = {turn: note for turn, note in player.under_way.items() if note in notes}
 
     def accounts(self) -> tuple[dict[str, Account], dict[str, float]]:
         """Each seat's calls since it was last asked, and what to add to its clock to have the driver's. Lost ones are left out."""
@@ -224,6 +246,8 @@ class Recovery:
         """Waits until each call has been made or has failed; returns those that failed. Raises a role's own error, the first one's."""
         out = [call for player in self.players.values() for call in player.log if not call.good]
         self._until_there([call.note for call in out if call.nature != "aside"])
+        for player in self.players.values():
+            player.under_way.clear()
         failed = []
         for call in sorted(out, key=lambda call: call.index):
             if call.nature == "aside" and not self.is_ready(call):
@@ -353,21 +377,74 @@ class Recovery:
         if call.nature == "aside":
             return player.process.aside(call.method, *given, **named)
         call.turn, player.turns = player.turns, player.turns + 1
-        return player.process.call(call.turn, call.method, *given, **named)
+        note, result = player.process.call(call.turn, call.method, *given, **named)
+        player.under_way[call.turn] = note
+        return note, result
 
-    def _until_there(self, refs: list[Any]) -> None:
-        """Waits until each has a value or an error. Raises KeyboardInterrupt where there is no place, and somebody asks for a stop."""
+    def _failed(self) -> dict[str, int]:
+        """Roles with a call that failed, and its first turn: those behind it wait in vain for theirs. What was made is crossed off."""
+        failed = {}
+        for name, player in self.players.items():
+            turns = {note: turn for turn, note in player.under_way.items()}
+            made, _ = ray.wait(list(turns), num_returns=len(turns), timeout=0) if turns else ([], [])
+            try:
+                ray.get(made)
+            except RayError:
+                made, wrong = _parted(made)
+                failed[name] = min(turns[note] for note in wrong)
+            for note in made:
+                del player.under_way[turns[note]]
+        return failed
+
+    def _until_there(self, refs: list[Any], *, unless_failed: bool = False) -> bool:
+        """Waits until each has a value or an error; with unless_failed, no longer than until a call of any role has an error.
+
+        Whether they are there. Raises KeyboardInterrupt where there is no place, and somebody asks for a stop.
+        """
         said = ""
+        seconds = LOOK_SECONDS / 32
         while refs:
-            _, refs = ray.wait(refs, num_returns=len(refs), timeout=LOOK_SECONDS)
-            if refs:
-                self._look_after()
-            missing = self.missing() if refs else ""
+            _, refs = ray.wait(refs, num_returns=len(refs), timeout=seconds)
+            seconds = min(2 * seconds, LOOK_SECONDS)
+            if not refs:
+                break
+            self._look_after()
+            failed = self._failed()
+            if failed and unless_failed:
+                return False
+            for name, turn in failed.items():
+                self.players[name].process.dismiss(turn)
+                seconds = LOOK_SECONDS / 32  # whoever is dismissed fails now, and others with it
+            missing = self.missing()
             if missing and missing != said:
                 self.audience.say(f"waiting: {missing}; the run goes on as soon as that is there")
                 said = missing
             if missing and self.audience.gives_up():
                 raise KeyboardInterrupt
+        return True
+
+
+def _calls_in(later: Any) -> Iterator[Call]:
+    if isinstance(later, (list, tuple)):
+        for each in later:
+            yield from _calls_in(each)
+    elif isinstance(later, Call):
+        yield later
+
+
+def _values_in(later: Any) -> Any:
+    if isinstance(later, (list, tuple)):
+        return [_values_in(each) for each in later]
+    return later.value if isinstance(later, Call) else later
+
+
+def _parted(notes: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """Those with a value, and those with an error."""
+    good: list[Any] = []
+    wrong: list[Any] = []
+    for note in notes:
+        (good if _error(note) is None else wrong).append(note)
+    return good, wrong
 
 
 def _clock(actor: Any) -> float:

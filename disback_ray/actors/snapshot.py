@@ -14,6 +14,10 @@ class Snapshot:
 
     tensors: dict[str, Tensor]
 
+    def copied(self) -> "Snapshot":
+        """The same in host memory, whatever becomes of the role meanwhile."""
+        return Snapshot({name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors.items()})
+
     def write(self, folder: Folder, name: str) -> dict[str, Any]:
         """Writes it, and reads it back; returns the file's proof. Raises CheckpointError."""
         proof = folder.write_tensors(name, self.tensors)

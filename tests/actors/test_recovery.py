@@ -1,5 +1,6 @@
 """Roles in processes: values, errors and order; and whoever is lost is there again, with all that it knew."""
 
+import asyncio
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from disback_ray.actors import on_ray
 from disback_ray.actors.calls import Call, looks, starts
 from disback_ray.actors.on_ray import OnRay
 from disback_ray.actors.recovery import Proxy, Recovered, Recovery
+from disback_ray.actors.turns import OutOfTurn
 from disback_ray.config import RecoveryLimits
 from disback_ray.errors import ClusterError, DeviceMemoryError, NonFiniteError
 from disback_ray.storage import Folder
@@ -242,10 +244,21 @@ def test_a_machine_that_doesn_t_see_the_folder(seat: Seat, tmp_path: Path) -> No
 def test_a_call_is_made_once_in_its_turn() -> None:
     hosted = on_ray.Hosted("a", 1, False)
     hosted.role = Role()
-    assert hosted.call(0, "add", 1)[1] == [0, 1]
-    for turn in (0, 2):
-        with pytest.raises(on_ray.OutOfTurn):
-            hosted.call(turn, "add", 1)
-    with pytest.raises(KeyError):
-        hosted.call(1, "fail", "x")
-    assert hosted.call(2, "look")[1] == [0, 1], "one that fails by itself has had its turn"
+
+    async def come_in_any_order() -> None:
+        later = [asyncio.ensure_future(hosted.call(turn, "add", turn)) for turn in (2, 1)]
+        assert (await hosted.call(0, "add", 0))[1] == [0, 0]
+        assert [(await each)[1] for each in later] == [[0, 0, 1, 2], [0, 0, 1]]
+        with pytest.raises(OutOfTurn):
+            await hosted.call(0, "add", 1)
+        with pytest.raises(KeyError):
+            await hosted.call(3, "fail", "x")
+        assert (await hosted.call(4, "look"))[1] == [0, 0, 1, 2], "one that fails by itself has had its turn"
+        waits = asyncio.ensure_future(hosted.call(6, "add", 6))
+        await asyncio.sleep(0)
+        hosted.dismiss(5)
+        with pytest.raises(OutOfTurn):
+            await waits
+        assert (await hosted.call(5, "add", 5))[1] == [0, 0, 1, 2, 5], "what was dismissed can be asked for again"
+
+    asyncio.run(come_in_any_order())
