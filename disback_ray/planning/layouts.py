@@ -11,7 +11,9 @@ TARGETS = ("teacher", "path_node")
 
 
 def layouts(cluster: ClusterConfig, cards: int, accelerator: str | None) -> Iterator[ClusterConfig]:
-    """The cluster file with its roles on that many cards: each seat alone, or seats that share. More cards are the target's replicas.
+    """The cluster file with its roles on that many cards: each seat alone, or seats that share.
+
+    More cards are the target's replicas, or the ranks of those that train.
 
     Raises ConfigError for less than one card.
     """
@@ -23,6 +25,9 @@ def layouts(cluster: ClusterConfig, cards: int, accelerator: str | None) -> Iter
         yield _seated(cluster, {"teacher": extra, "path_node": one, "fake_score": one, "generator": one})
         shared = one.model_copy(update={"replicas": cards - 2})
         yield _seated(cluster, {"teacher": shared, "path_node": _with("teacher", cards - 2), "fake_score": one, "generator": one})
+        for ranks in range(1, cards - 1):
+            trained = {"fake_score": _ranks(one, ranks), "generator": _ranks(one, cards - 1 - ranks)}
+            yield _seated(cluster, {"teacher": one, "path_node": _with("teacher"), **trained})
         return
     seats = ("teacher", "fake_score", "generator")
     for hosts in combinations(seats, cards):
@@ -43,6 +48,10 @@ def _choices(seats: list[str], hosts: tuple[str, ...]) -> Iterator[dict[str, str
 
 def _with(host: str, replicas: int = 1) -> RoleResources:
     return RoleResources.model_validate({"with": host, "replicas": replicas})
+
+
+def _ranks(one: RoleResources, ranks: int) -> RoleResources:
+    return one.model_copy(update={"ranks": ranks})
 
 
 def _seated(cluster: ClusterConfig, roles: dict[str, RoleResources]) -> ClusterConfig:

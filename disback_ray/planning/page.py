@@ -44,7 +44,20 @@ def words(plan: Plan, *, network: str) -> list[str]:
         said.append("one more replica would bring nothing: the cores are the same")
     else:
         said.append(f"one more device for {worst.name} would shorten a step by {gained:.0f} %")
+    said.append(
+        f"a step's times: {f'measured in {plan.measured}' if plan.measured else 'computed from operations, not measured'}"
+    )
     said.append(f"{decimal(plan.wire)} cross between roles in a step")
+    said += [
+        f"{role.name}'s {role.ranks} ranks add up their gradients: {decimal(role.gradients)} a step over each link"
+        for device in plan.devices
+        for role in device.roles
+        if role.ranks > 1
+    ]
+    said.append(
+        f"the log of inputs, from which a lost role is made again, holds up to {decimal(plan.wire * plan.log_steps)} "
+        f"in Ray's object store: {plan.log_steps:,} steps from checkpoint to checkpoint"
+    )
     return said
 
 

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from disback_ray.actors.bundles import check
+from disback_ray.actors.company import log_steps
 from disback_ray.config import ClusterConfig, Recipe, RoleResources
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.planning.cards import Card, Cores
 from disback_ray.planning.dry_run import CAST, FROZEN, Footprint, footprints
+from disback_ray.planning.measured import Measured
+from disback_ray.planning.ranked import of_each_rank
 
 WIRE_BYTES = {"fp32": 4, "bf16": 2}
 CROSSINGS = 3
@@ -17,12 +20,18 @@ CROSSINGS = 3
 
 @dataclass(frozen=True)
 class RolePlan:
-    """One role. devices: its replicas' or ranks'; seconds: of a step, for each of them; footprint: of each."""
+    """One role. devices: its replicas' or ranks'; seconds: of a step, for each of them; footprint: of each. ranks: of those that train."""
 
     name: str
     footprint: Footprint
     seconds: float
     devices: int
+    ranks: int = 1
+
+    @property
+    def gradients(self) -> int:
+        """Bytes over each link to add up the ranks' gradients in a step, round a ring."""
+        return 2 * (self.ranks - 1) * self.footprint.parameters // self.ranks
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Plan:
-    """devices: with what plays on each. wire: bytes that cross between roles in a step."""
+    """devices: with what plays on each. wire: bytes that cross between roles in a step; log_steps: so many steps' are kept at most.
+
+    measured: the run whose times these are, and of how many steps; "" where they are computed.
+    """
 
     devices: tuple[Device, ...]
     wire: int
+    log_steps: int = 1
+    measured: str = ""
 
     @property
     def bottleneck(self) -> Device:
@@ -98,16 +112,27 @@ def make(
     *,
     card_of: Mapping[str, Card],
     needed: Mapping[str, Footprint] | None = None,
+    run: Measured | None = None,
 ) -> Plan:
-    """The plan of a recipe on a cluster file's roles. card_of: each role's device; needed: footprints, measured now unless given.
+    """The plan of a recipe on a cluster file's roles. card_of: each role's device; needed: of one device of each, measured unless given.
+
+    run: whose times count, where there was one.
 
     Raises ConfigError where the roles contradict one another, or a role can't be built.
     """
     roles = {name: asked for name, asked in cluster.roles.by_name().items() if name in CAST}
     check(roles)
-    needed = needed or footprints(recipe, spec)
+    needed = needed or of_each_rank(recipe, roles, lambda part: footprints(part, spec))
+    times = run.seconds if run else {}
     planned = {
-        name: _role(needed[name], asked, card_of[name], name=name, bf16=getattr(recipe.precision, name) != "fp32")
+        name: _role(
+            needed[name],
+            asked,
+            card_of[name],
+            name=name,
+            bf16=getattr(recipe.precision, name) != "fp32",
+            measured=times.get(name),
+        )
         for name, asked in roles.items()
     }
     devices = []
@@ -118,12 +143,16 @@ def make(
     numbers = recipe.batch
     for size in spec.shape:
         numbers *= size
-    return Plan(tuple(devices), CROSSINGS * numbers * WIRE_BYTES[recipe.wire_dtype])
+    most = min(recipe.checkpoint_every, log_steps(recipe, spec.shape, cluster.recovery))
+    said = f"{run.run} ({run.steps:,} steps)" if run else ""
+    return Plan(tuple(devices), CROSSINGS * numbers * WIRE_BYTES[recipe.wire_dtype], most, said)
 
 
-def _role(needs: Footprint, asked: RoleResources, card: Card, *, name: str, bf16: bool) -> RolePlan:
+def _role(needs: Footprint, asked: RoleResources, card: Card, *, name: str, bf16: bool, measured: float | None) -> RolePlan:
+    """measured: seconds of a step on all of its devices together, where a run has told."""
     threads = asked.threads if isinstance(card, Cores) else 1
-    return RolePlan(name, needs, card.seconds(needs.flops, bf16=bf16) / threads / asked.replicas, asked.replicas)
+    seconds = card.seconds(needs.flops, bf16=bf16) / threads / asked.replicas if measured is None else measured / asked.actors
+    return RolePlan(name, needs, seconds, asked.actors, asked.ranks)
 
 
 def _spread(role: RolePlan, devices: int) -> RolePlan:

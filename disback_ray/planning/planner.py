@@ -1,5 +1,6 @@
 """What `disback-ray plan` does: a recipe and a cluster file → a plan; with --auto the cheapest settings and seats that fit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -7,25 +8,29 @@ from functools import cache
 import torch
 import yaml
 
-from disback_ray.config import ClusterConfig, Recipe, load_recipe
+from disback_ray.config import ClusterConfig, Recipe, check_agreement, load_recipe
 from disback_ray.errors import ConfigError
 from disback_ray.planning.cards import REFERENCE, Card, card, cores
 from disback_ray.planning.dry_run import CAST, Footprint, footprints
 from disback_ray.planning.layouts import layouts
+from disback_ray.planning.measured import earlier
 from disback_ray.planning.plan import Plan, make
 from disback_ray.planning.published import teacher_spec
+from disback_ray.planning.ranked import of_each_rank
 from disback_ray.planning.remedies import remedy, unfit
+from disback_ray.storage import Folder
 
 Choice = tuple[ClusterConfig, list[str], Plan]
 
 
 @dataclass
 class Planner:
-    """One recipe with its overrides. named: a card for the roles whose cluster file names none."""
+    """One recipe with its overrides. named: a card for the roles whose cluster file names none; storage: where runs may have been timed."""
 
     name: str
     overrides: Sequence[str] = ()
     named: str | None = None
+    storage: Folder | None = None
     network: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -37,11 +42,18 @@ class Planner:
     def plan(self, cluster: ClusterConfig, recipe: Recipe | None = None) -> Plan:
         """Raises ConfigError where the roles contradict one another, or their cards are not known."""
         recipe = recipe or load_recipe(self.name, overrides=self.overrides)
+        check_agreement(recipe, cluster)
+        roles = {name: asked for name, asked in cluster.roles.by_name().items() if name in CAST}
+        card_of = {name: self._card(cluster, name) for name in CAST}
+        needed = of_each_rank(recipe, roles, self._measured)
+        run = earlier(self.storage, recipe, cluster) if self.storage else None
+        return make(recipe, self.spec, cluster, card_of=card_of, needed=needed, run=run)
+
+    def _measured(self, recipe: Recipe) -> dict[str, Footprint]:
         key = recipe.model_dump_json()
         if key not in self._needed:
             self._needed[key] = footprints(recipe, self.spec)
-        card_of = {name: self._card(cluster, name) for name in CAST}
-        return make(recipe, self.spec, cluster, card_of=card_of, needed=self._needed[key])
+        return self._needed[key]
 
     def fitting(self, cluster: ClusterConfig) -> list[str]:
         """The settings with which it fits; [] where it does already, or where nothing helps."""
@@ -50,21 +62,33 @@ class Planner:
     def choose(self, cluster: ClusterConfig, cards: int) -> Choice:
         """Seats, settings and plan with the shortest step of those that fit with the fewest settings. Raises ConfigError if none does."""
         accelerator = next((asked.accelerator for asked in cluster.roles.by_name().values() if asked.accelerator), self.named)
-        tried = list(layouts(cluster, cards, accelerator))
-        plain: list[Choice] = [(seated, [], self.plan(seated)) for seated in tried]
-        found = [choice for choice in plain if not unfit(choice[2])]
-        if not found:
-            for seated in tried:
-                if settings := self.fitting(seated):
-                    found.append(
-                        (seated, settings, self.plan(seated, load_recipe(self.name, overrides=[*self.overrides, *settings])))
-                    )
+        tried = [
+            (seated, shares) for seated in layouts(cluster, cards, accelerator) if (shares := self._shares(seated)) is not None
+        ]
+        plain: list[Choice] = [(seated, shares, self._planned(seated, shares)) for seated, shares in tried]
+        if found := [choice for choice in plain if not unfit(choice[2])]:
+            return min(found, key=lambda choice: choice[2].seconds)
+        for seated, shares in tried:
+            if not shares and (settings := self.fitting(seated)):
+                found.append((seated, settings, self._planned(seated, settings)))
         if not found:
             raise ConfigError(
                 f"{self.name} doesn't fit {cards} × {accelerator or REFERENCE}, whatever is set: larger cards, or more of them"
             )
         fewest = min(len(settings) for _, settings, _ in found)
         return min((choice for choice in found if len(choice[1]) == fewest), key=lambda choice: choice[2].seconds)
+
+    def _planned(self, cluster: ClusterConfig, settings: Sequence[str]) -> Plan:
+        return self.plan(cluster, load_recipe(self.name, overrides=[*self.overrides, *settings]))
+
+    def _shares(self, cluster: ClusterConfig) -> list[str] | None:
+        """What `--set` takes so that each rank has as many micro-batches; None where the batch can't be cut like that."""
+        recipe = load_recipe(self.name, overrides=self.overrides)
+        ranks = math.lcm(cluster.roles.fake_score.ranks, cluster.roles.generator.ranks)
+        if recipe.micro_batches % ranks == 0:
+            return []
+        cuts = (parts for parts in range(ranks, recipe.batch + 1, ranks) if recipe.batch % parts == 0)
+        return next(([f"micro_batches={parts}"] for parts in cuts if parts >= recipe.micro_batches), None)
 
     def _card(self, cluster: ClusterConfig, name: str) -> Card:
         asked = cluster.roles.by_name()[name]

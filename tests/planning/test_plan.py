@@ -7,23 +7,31 @@ from typing import Any
 
 import pytest
 
+from disback_ray.actors.company import denoiser_spec
 from disback_ray.config import ClusterConfig, Recipe, load_cluster, load_recipe
 from disback_ray.errors import ConfigError
 from disback_ray.planning import planner as planner_module
 from disback_ray.planning.cards import CONTEXT, FRAGMENTATION, GIB, Cores, card
 from disback_ray.planning.dry_run import Footprint
 from disback_ray.planning.layouts import layouts
+from disback_ray.planning.measured import earlier
 from disback_ray.planning.plan import Plan, make
 from disback_ray.planning.planner import Planner
+from disback_ray.run_folder import write_config
+from disback_ray.storage import Folder
 
 FLOPS = {"teacher": 1.0, "path_node": 1.0, "fake_score": 4.0, "generator": 3.0}
 A_SECOND = card("GeForce-RTX-3090").fp32
 NEEDED = {name: Footprint(int(GIB), 0, 0, int(4 * GIB), flops * A_SECOND) for name, flops in FLOPS.items()}
 
 
-def planned(cluster: ClusterConfig, needed: dict[str, Footprint] = NEEDED, recipe: Recipe | None = None) -> Plan:
-    from disback_ray.actors.company import denoiser_spec
+@pytest.fixture(autouse=True)
+def _own_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run of an earlier hour tells these plans how long a step takes."""
+    monkeypatch.chdir(tmp_path)
 
+
+def planned(cluster: ClusterConfig, needed: dict[str, Footprint] = NEEDED, recipe: Recipe | None = None) -> Plan:
     recipe = recipe or load_recipe("digits")
     return make(recipe, denoiser_spec(recipe), cluster, card_of=dict.fromkeys(FLOPS, card("GeForce-RTX-3090")), needed=needed)
 
@@ -62,10 +70,63 @@ def test_replicas_share_the_time() -> None:
     assert plan.devices[0].seconds == pytest.approx(0.5)
 
 
+def test_ranks_share_micro_batches_and_with_fsdp_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole(recipe: Recipe, spec: Any) -> dict[str, Footprint]:
+        """1 GiB of activations for each eight samples, 2 of weights, 4 of moments."""
+        peak = int((6 + recipe.batch / 8) * GIB)
+        works = recipe.batch * A_SECOND
+        return {name: Footprint(int(2 * GIB), int(4 * GIB), 0, peak, flops * works) for name, flops in FLOPS.items()}
+
+    monkeypatch.setattr(planner_module, "footprints", whole)
+    planner = Planner("digits", ["batch=16", "micro_batches=4"], "GeForce-RTX-3090")
+    roles = {name: planner.plan(load_cluster("four-3090", overrides=sets)).devices[2].roles[0] for name, sets in {
+        "one": [], "ddp": ["roles.fake_score.ranks=4"],
+        "fsdp": ["roles.fake_score.ranks=4", "roles.fake_score.sharding=fsdp"],
+    }.items()}  # fmt: skip
+    assert [role.seconds for role in roles.values()] == pytest.approx([64, 16, 16])
+    assert [role.footprint.peak / GIB for role in roles.values()] == pytest.approx([8, 6.5, 6 / 4 + 0.5])
+    assert [role.devices for role in roles.values()] == [1, 4, 4]
+    assert roles["ddp"].gradients == 2 * 3 / 4 * 2 * GIB, "a ring sends each part of the gradients twice, but to itself"
+    with pytest.raises(ConfigError, match=r"micro_batches: 4 can't be shared out among roles\.fake_score\.ranks: 3"):
+        planner.plan(load_cluster("four-3090", overrides=["roles.fake_score.ranks=3"]))
+    planner = Planner("digits", ["batch=24", "micro_batches=1"], "GeForce-RTX-3090")
+    seated, settings, plan = planner.choose(load_cluster(None), 7)
+    assert (seated.roles.fake_score.ranks, seated.roles.generator.ranks, settings) == (3, 3, ["micro_batches=3"])
+    assert plan.seconds == pytest.approx(4 * 24 / 3), "the fake score's; two more of its ranks would make the generator's longer"
+
+
+def test_the_log_of_inputs_keeps_to_its_budget() -> None:
+    a_step = planned(load_cluster("four-3090")).wire
+    few = planned(load_cluster("four-3090"), recipe=load_recipe("digits", overrides=["checkpoint_every=7"]))
+    assert few.log_steps == 7
+    small = load_cluster("four-3090", overrides=["recovery.log_mb=1"])
+    assert planned(small, recipe=load_recipe("digits", overrides=["checkpoint_every=10000"])).log_steps == 2**20 // a_step
+
+
+def test_times_of_an_earlier_run_count_where_it_computed_the_same(tmp_path: Path) -> None:
+    cluster, recipe = load_cluster("four-3090"), load_recipe("digits")
+    calls = {name: {"score": {"calls": 20, "seconds": 30.0}, "fit": {"calls": 20, "seconds": 10.0}} for name in FLOPS}
+    devices = {"steps": 20, "calls": calls | {"teacher/1": calls["teacher"]}}
+    run = Folder.at(tmp_path / "runs") / "mine"
+    write_config(run, recipe.model_copy(update={"checkpoint_every": 3}), cluster, seed=5)
+    run.write_json("summary.json", {"devices": devices})
+    (tmp_path / "runs" / "else").mkdir()
+    (tmp_path / "runs" / "else" / "config.yaml").write_text("a: [")
+    storage = Folder.at(tmp_path / "runs")
+    found = earlier(storage, recipe, cluster)
+    assert found is not None
+    assert found.seconds == {"teacher": 4.0, "path_node": 2.0, "fake_score": 2.0, "generator": 2.0}
+    plan = make(
+        recipe, denoiser_spec(recipe), cluster, card_of=dict.fromkeys(FLOPS, card("GeForce-RTX-3090")), needed=NEEDED, run=found
+    )
+    assert plan.seconds == 4
+    assert "(20 steps)" in plan.measured
+    assert earlier(storage, load_recipe("digits", overrides=["batch=32"]), cluster) is None
+    assert earlier(storage, recipe, load_cluster("four-3090", overrides=["roles.generator.accelerator=A10G"])) is None
+
+
 def test_cores_are_one_memory_and_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    from disback_ray.actors.company import denoiser_spec
-
     recipe = load_recipe("digits")
     here = Cores("cores", 20 * GIB, A_SECOND, A_SECOND)
     plan = make(recipe, denoiser_spec(recipe), load_cluster(None), card_of=dict.fromkeys(FLOPS, here), needed=NEEDED)
@@ -82,7 +143,7 @@ def test_cores_are_one_memory_and_one_budget(monkeypatch: pytest.MonkeyPatch) ->
     assert not small.fits, "each fits, and all together don't"
 
 
-@pytest.mark.parametrize(("cards", "ways"), [(1, 3), (2, 6), (3, 1), (4, 2), (6, 2)])
+@pytest.mark.parametrize(("cards", "ways"), [(1, 3), (2, 6), (3, 1), (4, 4), (6, 6)])
 def test_layouts_use_so_many_cards(cards: int, ways: int) -> None:
     found = list(layouts(load_cluster("four-3090"), cards, "GeForce-RTX-3090"))
     assert len(found) == ways
