@@ -6,7 +6,7 @@ from torch import Tensor
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.records import Drawn
 from disback_ray.data.sources import PointsData
-from disback_ray.evaluation.points import energy_distance, modes_covered, sliced_wasserstein
+from disback_ray.evaluation.points import energy_distance, mean_apart, modes_covered, sliced_wasserstein
 from disback_ray.pictures import snapshots
 
 SAMPLES = 4096
@@ -21,6 +21,7 @@ class PointMeasures:
         self.seed = seed
         self.count = samples or SAMPLES
         self.real = data.draw(Batch(seed, "evaluation", 0, 0, self.count)).x
+        self.apart = mean_apart(self.real)
 
     def wanted(self) -> Drawn:
         """What to draw for a measurement."""
@@ -43,7 +44,7 @@ class PointMeasures:
         coverage = modes_covered(x, self.data.centres, self.data.std)
         return {
             "sliced_wasserstein": sliced_wasserstein(x, self.real, seed=self.seed),
-            "energy_distance": energy_distance(x, self.real),
+            "energy_distance": energy_distance(x, self.real, apart=self.apart),
             "modes": float(coverage.covered),
             "in_modes": 1.0 - coverage.strays,
         }
