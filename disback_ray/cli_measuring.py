@@ -132,7 +132,7 @@ def mismatch(
 def compare(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
     arms: Annotated[
-        str, typer.Option(help="Of baseline, warm and disback, with commas. The first two are always shown.")
+        str, typer.Option(help="Of baseline, warm, disback and auto, with commas. The first two are always shown.")
     ] = "baseline,warm,disback",
     seeds: Annotated[int, typer.Option(help="How many: 0, 1, …; each arm plays each of them.")] = 5,
     levels: Annotated[

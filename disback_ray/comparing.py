@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from disback_ray.comparison.arms import ARMS, chosen
+from disback_ray.comparison.arms import ARMS, PAPER, chosen
 from disback_ray.comparison.curves import Curve, curve_of
 from disback_ray.comparison.outcome import NEVER, Outcome, outcome
 from disback_ray.comparison.page import render
@@ -51,7 +51,7 @@ class Goal:
 def compare(
     recipe: str,
     *,
-    arms: Sequence[str] = tuple(ARMS),
+    arms: Sequence[str] = PAPER,
     seeds: int = 5,
     out: str | None = None,
     overrides: Sequence[str] = (),
@@ -143,7 +143,7 @@ def _turned(names: Sequence[str], seed: int) -> list[str]:
 
 def _curve(arm: str, seed: int, result: RunResult) -> Curve:
     rows = pq.read_table(io.BytesIO(result.folder.read(METRICS))).to_pylist()
-    return curve_of(arm, seed, rows, result.metrics)
+    return curve_of(arm, seed, rows, result.metrics, undone=bool(result.summary["trial"].get("path")))
 
 
 def _write(

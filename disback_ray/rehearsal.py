@@ -1,17 +1,20 @@
 """The stages that the cast plays: a look at the start, Algorithm 1, Algorithm 2, and a look at the end."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from disback_ray.actors.company import Company
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Step
 from disback_ray.algorithms.noise import Batch, micro_batches
+from disback_ray.algorithms.path import Switch, plateau_switches
 from disback_ray.config import TeacherFile
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
+from disback_ray.errors import CheckpointError
 from disback_ray.evaluation.alarms import Alarm, alarms
 from disback_ray.evaluation.verdict import verdict
 from disback_ray.following import Follower
@@ -27,7 +30,9 @@ from disback_ray.run_folder import (
 from disback_ray.storage import Folder
 from disback_ray.trace import TRACE, Books
 
-STAGES = (degradation.STAGE, backtracking.STAGE)
+STAGES = (backtracking.TRIAL, degradation.STAGE, backtracking.STAGE)
+WATCHED, LAG = 5, 2
+"""With `path.switch: plateau`: steps between two looks at the present node, and from a look to the switch that it decides."""
 
 
 class Rehearsal:
@@ -42,7 +47,11 @@ class Rehearsal:
         self.books = Books(company, self.follower)
         self.cast, self.evaluator = self.company.cast, self.company.evaluator
         self.of_points = isinstance(self.recipe.data, (RingData, GridData))
-        self.marks = self.recipe.recording.marks
+        self.auto = None if self.recipe.path == "fixed" else self.recipe.path
+        self.marks = self.recipe.marks
+        self.plan: list[Switch] = []
+        self.watched: tuple[int, Any] | None = None
+        self.teachers: Any = None
         self.seed = self.production.seed
         self.pictures = self.recipe.evaluation.pictures > 0
         self.frames = self.of_points and self.pictures
@@ -54,6 +63,55 @@ class Rehearsal:
 
     # -- the stages --
 
+    def try_without(self) -> None:
+        """`path: auto`: the first steps against the teacher alone, from their newest checkpoint, and what they say. Raises Stopped."""
+        if self.auto is None or "path" in self.summary.trial:
+            return
+        stage, total = backtracking.TRIAL, self.auto.trial
+        found = newest_checkpoint(self.production.folder, stage, refuse=self.production.say)
+        start = found.step if found else 0
+        self._enter(stage, found, node=0)
+        if start == 0:
+            self.follower.ask(self._apart(), lambda apart: self.summary.trial.update(before=apart))
+        self.production.watch.stage("trying without a path", steps=total, start=start)
+        self.books.open()
+        steps = islice(self._backtracking([Switch(0, 0)], start, stage), total - start)
+        last = self.follower.follow(steps, after=self._after_trial)
+        if self.production.stop.is_set():
+            self._end(stage, last, total=total)
+        self.books.close(batch=self.recipe.batch)
+        self._decide(total)
+
+    def _decide(self, done: int) -> None:
+        """Undoes the trial where it led nowhere; else keeps it, for Algorithm 2 to go on from."""
+        assert self.auto is not None
+        self.follower.ask(self._apart(), lambda apart: self.summary.trial.update(after=apart))
+        self.follower.finish()
+        before, after = self.summary.trial["before"], self.summary.trial["after"]
+        wanted = not after <= self.auto.gain * before  # NaN, too
+        if wanted:
+            self.company.wait(self.company.generator.rewind())
+        else:
+            self._checkpoint(backtracking.TRIAL, done)
+            self.follower.finish()
+        self.summary.trial["path"] = wanted
+        self.production.save_summary()
+        what = "they are undone, and the path is recorded" if wanted else "that does without a path"
+        self.production.say(
+            f"{done} steps without a path brought the samples from {before:.3g} to {after:.3g} of the teacher's: {what}"
+        )
+
+    def _apart(self) -> Any:
+        """How far the generator's samples are from the teacher's; later."""
+        return self.evaluator.apart(self.company.generator.draw(self.wanted_look, seed=self.seed), self._teachers())
+
+    def _teachers(self) -> Any:
+        """The teacher's own samples, drawn once for all that is measured against them before the path; later."""
+        if self.teachers is None:
+            steps = self.recipe.teacher.sampling_steps
+            self.teachers = self.company.teacher.draw(self.wanted_look, seed=self.seed, steps=steps)
+        return self.teachers
+
     def look_at_the_start(self) -> None:
         """What the teacher makes in many steps, the untrained generator in one, and real data against itself."""
         seen = self.summary.metrics if self.measured else {picture["file"] for picture in self.summary.pictures}
@@ -64,10 +122,10 @@ class Rehearsal:
         sampling: dict[str, Any] = {"seed": self.seed, "steps": teacher.sampling_steps}
         figures: dict[str, Any] = {}
         if self.measured:
-            figures["teacher"] = self.evaluator.measure(self.company.teacher.draw(self.wanted, **sampling))
+            figures["teacher"] = self.evaluator.measure(self._teachers())
             figures["untrained"] = self.evaluator.measure(self.company.generator.draw(self.wanted, seed=self.seed))
             figures["real_halves"] = self.evaluator.real_halves()
-        bounds = self._bounds(sampling)
+        bounds = self._bounds()
         steps = "one step" if isinstance(teacher, TeacherFile) and teacher.draws_in_one_step else "many steps"
         if self.pictures:
             self._picture(self.company.teacher.draw(self.wanted_pictures, **sampling), "teacher", f"The teacher, {steps}")
@@ -78,7 +136,8 @@ class Rehearsal:
 
     def record(self) -> None:
         """Algorithm 1, from its newest checkpoint. Raises Stopped."""
-        if self._has_path() or newest_checkpoint(self.production.folder, backtracking.STAGE):
+        self.teachers = None
+        if self._goes_without() or self._has_path() or newest_checkpoint(self.production.folder, backtracking.STAGE):
             return
         found = newest_checkpoint(self.production.folder, degradation.STAGE, refuse=self.production.say)
         start = found.step if found else 0
@@ -91,28 +150,33 @@ class Rehearsal:
 
     def backtrack(self) -> None:
         """Algorithm 2, from its newest checkpoint. Raises Stopped."""
-        back = self.recipe.backtracking
+        back, alone = self.recipe.backtracking, self._goes_without()
         found = newest_checkpoint(self.production.folder, backtracking.STAGE, refuse=self.production.say)
+        if alone and found is None:
+            found = newest_checkpoint(self.production.folder, backtracking.TRIAL, refuse=self.production.say)
+            if found is None:
+                raise CheckpointError(
+                    f"{self.production.folder.uri}: the checkpoint of the steps without a path is damaged: --fresh runs it anew"
+                )
         start = found.step if found else 0
         starts: dict[str, int | None] = {"path_end": len(self.marks), "teacher": 0, "random": None}
-        self._enter(backtracking.STAGE, found, node=starts[back.fake_init])
-        self.summary.switches = [{"step": s.step, "node": s.node} for s in self.recipe.switches]
+        self._enter(backtracking.STAGE, found, node=0 if alone else starts[back.fake_init])
+        self._set_plan()
         if self.frames and start == 0:
             self.follower.ask(self.evaluator.keep_frame(self._drawn(), 0))
             self._figure_9("figure-9-start", "Score fields before backtracking (Figure 9)")
         self.production.watch.stage("backtracking", steps=back.steps, start=start)
         self.books.open()
-        steps = backtracking.distribution_backtracking(
-            self.cast,
-            self.recipe.switches,
-            steps=back.steps,
-            batches_of=self._batches,
-            fake_updates=back.fake_updates,
-            staleness=back.staleness,
-            start=start,
-        )
+        steps = self._backtracking(self.plan, start, backtracking.STAGE)
         last = self.follower.follow(steps, after=self._after_backtracking)
         self._end(backtracking.STAGE, last, total=back.steps)
+
+    def _backtracking(self, plan: Sequence[Switch], start: int, stage: str) -> Iterator[Step]:
+        back = self.recipe.backtracking
+        return backtracking.distribution_backtracking(
+            self.cast, plan, steps=back.steps, batches_of=self._batches, fake_updates=back.fake_updates, staleness=back.staleness,
+            start=start, stage=stage,
+        )  # fmt: skip
 
     def evaluate(self) -> None:
         """The final generator, its pictures and its weights."""
@@ -138,9 +202,57 @@ class Rehearsal:
         if self._must_keep(step):
             self._checkpoint(degradation.STAGE, step.step + 1)
 
+    def _after_trial(self, step: Step) -> None:
+        done = step.step + 1
+        if self.measured and self._due(step, self.recipe.evaluation.every):
+            drawn = self._drawn()
+            self._look(drawn, self.evaluator.measure(drawn), done, step.node, node_ends=False, stage=step.stage)
+        if self._must_keep(step) and self.auto is not None and done < self.auto.trial:
+            self._checkpoint(step.stage, done)
+
+    # -- where the path's nodes are left by a rule --
+
+    def _set_plan(self) -> None:
+        """The targets so far, by the recipe's steps or by what was seen of the present node."""
+        if self._goes_without():
+            self.plan[:] = [Switch(0, 0)]
+        elif self._by_plateau():
+            rows = [row for row in self.production.metrics.rows if row["stage"] == backtracking.STAGE]
+            seen = [(row["step"], row["target_gap"]) for row in rows if row.get("target_gap") is not None]
+            most = self.recipe.backtracking.steps_per_node
+            assert isinstance(most, int)
+            self.plan[:] = plateau_switches(seen, nodes=len(self.marks), most=most, lag=LAG)
+        else:
+            self.plan[:] = self.recipe.switches
+        self.summary.switches = [{"step": switch.step, "node": switch.node} for switch in self.plan]
+
+    def _watch_target(self, step: Step) -> None:
+        """Looks at how far s_φ is from the present node; what was seen LAG steps ago may end it."""
+        done = step.step + 1
+        if self.watched is not None and done == self.watched[0] + LAG:
+            looked, later = self.watched
+            self.production.metrics.amend(backtracking.STAGE, looked, self.company.wait(later))
+            self.watched = None
+            self._set_plan()
+        if step.node and done % WATCHED == 0:
+            probe = self.evaluator.probe(self.company.generator.draw(self.wanted_look, seed=self.seed))
+            target, fake = (role.score_at(probe, at_once=self.at_once) for role in (self.cast.path_node, self.company.fake_score))
+            later = self.evaluator.gap(probe, target, fake)
+            self.watched = (done, later)
+            self.follower.ask(later, lambda found: self.production.metrics.amend(backtracking.STAGE, done, found))
+
+    def _by_plateau(self) -> bool:
+        return self.auto is not None and self.auto.switch == "plateau"
+
+    def _goes_without(self) -> bool:
+        """Whether `path: auto` has found that none is wanted."""
+        return self.summary.trial.get("path") is False
+
     def _after_backtracking(self, step: Step) -> None:
+        if self._by_plateau():
+            self._watch_target(step)
         done, total = step.step + 1, self.recipe.backtracking.steps
-        node_ends = any(switch.step == done for switch in self.recipe.switches)
+        node_ends = any(switch.step == done for switch in self.plan)
         due = self._due(step, self.recipe.evaluation.every)
         if self.measured and (due or node_ends or done == total):
             drawn = self._drawn()
@@ -157,23 +269,32 @@ class Rehearsal:
         if self._must_keep(step) and done < total:
             self._checkpoint(backtracking.STAGE, done)
 
-    def _bounds(self, sampling: dict[str, Any]) -> Any:
+    def _bounds(self) -> Any:
         """What the teacher's score and real data come to, or where there is none, the teacher's own samples; later."""
-        drawn = self.evaluator.real() if self.measured else self.company.teacher.draw(self.wanted_look, **sampling)
+        drawn = self.evaluator.real() if self.measured else self._teachers()
         probe = self.evaluator.probe(drawn)
         return self.evaluator.bounds(drawn, probe, self.company.teacher.score_at(probe, at_once=self.at_once))
 
-    def _look(self, drawn: Any, measured: Any | None, done: int, node: int, *, node_ends: bool) -> None:
+    def _look(
+        self, drawn: Any, measured: Any | None, done: int, node: int, *, node_ends: bool, stage: str = backtracking.STAGE
+    ) -> None:
         """Asks for what says whether the run converges; no step waits for it."""
         probe = self.evaluator.probe(drawn)
         teacher, fake = (role.score_at(probe, at_once=self.at_once) for role in (self.company.teacher, self.company.fake_score))
         asked = [self.evaluator.look(drawn, probe, teacher, fake)] + ([] if measured is None else [measured])
-        self.follower.ask(asked, lambda found: self._looked(done, node, *found, node_ends=node_ends))
+        self.follower.ask(asked, lambda found: self._looked(done, node, *found, node_ends=node_ends, stage=stage))
 
     def _looked(
-        self, done: int, node: int, looked: dict[str, float], measured: dict[str, float] | None = None, *, node_ends: bool
+        self,
+        done: int,
+        node: int,
+        looked: dict[str, float],
+        measured: dict[str, float] | None = None,
+        *,
+        node_ends: bool,
+        stage: str,
     ) -> None:
-        self.production.metrics.amend(backtracking.STAGE, done, looked | (measured or {}))
+        self.production.metrics.amend(stage, done, looked | (measured or {}))
         self.production.watch.step(done, node=node, numbers=measured or {})
         if node_ends and measured is not None:
             self.summary.metrics.setdefault("nodes", {})[str(node)] = measured
@@ -216,7 +337,7 @@ class Rehearsal:
 
     def _end(self, stage: str, last: Step | None, *, total: int) -> None:
         """Keeps the stage's end; if that is not where it was to end, raises Stopped."""
-        if last is not None and (stage == backtracking.STAGE or last.step + 1 < total):
+        if last is not None and (stage != degradation.STAGE or last.step + 1 < total):
             self._checkpoint(stage, last.step + 1)
             self.follower.finish()
         devices = self.books.close(batch=self.recipe.batch)
@@ -230,7 +351,7 @@ class Rehearsal:
 
     def _checkpoint(self, stage: str, done: int) -> None:
         folder = self.production.folder / CHECKPOINTS / checkpoint_name(stage, done)
-        roles = ["fake_score", "generator"] if stage == backtracking.STAGE else ["fake_score"]
+        roles = ["fake_score"] if stage == degradation.STAGE else ["fake_score", "generator"]
         taken = [getattr(self.company, role).snapshot() for role in roles]
         written = [getattr(self.company, role).write(snapshot, folder) for role, snapshot in zip(roles, taken, strict=True)]
         self.checkpointed = done

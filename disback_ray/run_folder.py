@@ -24,7 +24,7 @@ KEPT_RECOVERIES = 100
 FLUSH_SECONDS = 5.0
 TRAINED = ("fake_loss", "fake_grad_norm", "field_norm", "generator_grad_norm")
 MEASURED = ("frechet", "accuracy", "sliced_wasserstein", "energy_distance", "modes", "in_modes")
-LOOKED = ("mismatch", "fake_mismatch", "spread", *(f"gap_{sigma:g}" for sigma in SIGMAS))
+LOOKED = ("mismatch", "fake_mismatch", "spread", "target_gap", *(f"gap_{sigma:g}" for sigma in SIGMAS))
 NUMBERS = ("seconds", *TRAINED, *MEASURED, *LOOKED)
 PACKAGES = ("disback-ray", "ray", "torch", "numpy", "pyarrow", "clean-fid", "scipy", "scikit-learn")
 
@@ -240,6 +240,7 @@ class Summary:
     teacher_sha256: of the weights that the run is made with; empty until they are there.
 
     losses: of roles that were made good; recoveries: how, the last hundred of them. devices: how busy each was while backtracking.
+    trial: of `path: auto`: how far the samples were from the teacher's before and after it, and whether the path was recorded then.
     bounds: mismatch and spread of real data (without data, of the teacher's samples); alarms, verdict: see evaluation/.
     """
 
@@ -254,6 +255,7 @@ class Summary:
     alarms: list[dict[str, Any]] = field(default_factory=list)
     verdict: str = ""
     switches: list[dict[str, int]] = field(default_factory=list)
+    trial: dict[str, Any] = field(default_factory=dict)
     roles: dict[str, dict[str, Any]] = field(default_factory=dict)
     digest: str = ""
     versions: dict[str, str] = field(default_factory=versions)

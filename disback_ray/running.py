@@ -144,6 +144,9 @@ def _produce(
                 production.save_summary()  # where each role runs
             with production.stage("measuring"):
                 rehearsal.look_at_the_start()
+            if recipe.path != "fixed":
+                with production.stage("trial"):
+                    rehearsal.try_without()
             with production.stage("recording"):
                 rehearsal.record()
             with production.stage("backtracking"):

@@ -124,11 +124,12 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
     guidance, nodes_guidance = NONE, NONE
     if isinstance(recipe.teacher, TextTeacher):
         guidance, nodes_guidance = recipe.teacher.guidance, recipe.teacher.nodes_guidance
+    trains = StageSettings(
+        back.steps, recipe.batch, back.fake_score, back.fake_updates, staleness=back.staleness, fused=back.fuse_forward
+    )
     stages = {
         degradation.STAGE: StageSettings(max(recipe.recording.steps, 1), recipe.batch, recipe.recording.optimiser),
-        backtracking.STAGE: StageSettings(
-            back.steps, recipe.batch, back.fake_score, back.fake_updates, staleness=back.staleness, fused=back.fuse_forward
-        ),
+        **dict.fromkeys(backtracking.TRAINS, trains),
     }
     wire = recipe.wire_dtype
     precision = recipe.precision

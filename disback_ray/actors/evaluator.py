@@ -18,6 +18,7 @@ from disback_ray.evaluation.digit_measures import DigitMeasures
 from disback_ray.evaluation.looks import IMAGES, Looks, spread
 from disback_ray.evaluation.pictures_only import PicturesOnly
 from disback_ray.evaluation.point_measures import PointMeasures
+from disback_ray.evaluation.sliced import sliced_distance
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.pictures import score_fields, snapshots
 from disback_ray.storage import Folder
@@ -50,6 +51,7 @@ class Evaluator:
         latents: the network that they are of, where they are latents. Without data there are pictures and no measures.
         """
         self.run = run
+        self.seed = seed
         self.pictures = pictures
         self.looks = Looks(sigmas, seed=seed)
         self.measures: DigitMeasures | PointMeasures | PicturesOnly
@@ -94,6 +96,16 @@ class Evaluator:
     def look(self, drawn: Drawn, probe: Probe, teacher: Tensor, fake: Tensor) -> dict[str, float]:
         """gap_σ, mismatch, fake_mismatch and spread: what says whether the run converges, see looks.py."""
         return self.looks.numbers(drawn, probe, teacher, fake)
+
+    @looks
+    def gap(self, probe: Probe, wanted: Tensor, fake: Tensor) -> dict[str, float]:
+        """target_gap: rms of σ (s_φ − s_target) over all bands of held noise, the target being the present node."""
+        return {"target_gap": float(self.looks.levels(probe, wanted, fake).square().mean().sqrt())}
+
+    @looks
+    def apart(self, drawn: Drawn, teacher: Drawn) -> float:
+        """Sliced Wasserstein distance between the generator's samples and the teacher's, whatever they are."""
+        return sliced_distance(drawn.x, teacher.x, seed=self.seed)
 
     @looks
     def real(self) -> Drawn:

@@ -63,8 +63,15 @@ class Generator:
         """
         self.device = best_device()
         self.settings = settings
+        self.first_weights = start
         self.ranks = ranks
-        network = settings.spec.build(seed=settings.seed) if start is None else self._started(settings, start)
+        self._begin()
+
+    def _begin(self) -> None:
+        settings, ranks = self.settings, self.ranks
+        network = (
+            settings.spec.build(seed=settings.seed) if self.first_weights is None else self._started(settings, self.first_weights)
+        )
         set_precision(network, settings.precision)
         if settings.checkpointing:
             checkpoint_gradients(network)
@@ -78,6 +85,14 @@ class Generator:
         self.norms: list[float] = []
         self.last: dict[str, float] = {}
 
+    @starts
+    def rewind(self) -> dict[str, float]:
+        """Back to the first weights, as if no step had been made. Raises CheckpointError where they are not whole any more."""
+        self.network = nn.Identity()  # what was there goes before the next one comes
+        del self.learner, self.average
+        self._begin()
+        return {}
+
     @staticmethod
     def _started(settings: GeneratorSettings, start: Folder) -> nn.Module:
         weights = {f"{DENOISER}{name}": tensor for name, tensor in load_weights(start).items()}
@@ -88,7 +103,7 @@ class Generator:
 
         Raises VersionError where the step is not the next one, NonFiniteError where a sample has NaN or Inf.
         """
-        trains = batch.stage == backtracking.STAGE
+        trains = batch.stage in backtracking.TRAINS
         self.learner.require(batch.step if trains else 0)
         condition = self._condition(batch)
         keeps = trains and self.settings.graph == "keep"

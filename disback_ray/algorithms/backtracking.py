@@ -7,7 +7,10 @@ from disback_ray.algorithms.cast import BatchesOf, Cast, Later, Step, Target
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.path import Switch, next_switch, target_at
 
-STAGE = "backtracking"
+STAGE, TRIAL = "backtracking", "trial"
+"""The second is Algorithm 2's first steps without a path, to see whether one is wanted (`path: auto`)."""
+TRAINS = (STAGE, TRIAL)
+"""The stages in which the generator is trained."""
 
 PREFETCH_STEPS = 10
 """So many steps before its switch a node begins to be read, so that the switch only copies it."""
@@ -48,17 +51,18 @@ def distribution_backtracking(
     fake_updates: int = 1,
     staleness: int = 0,
     start: int = 0,
+    stage: str = STAGE,
 ) -> Iterator[Step]:
     """Algorithm 2 from step `start`: φ ← θ'_N has happened; walks back along the path to the teacher.
 
     staleness: by how many steps s_φ learns later than it scores, so that step k hears the φ of step k - staleness; all is learnt
-    with the last step. Yields each step once submitted.
+    with the last step. plan: may grow while the steps are played. Yields each step once submitted.
     """
     loaded = fetched = None
     unlearnt: deque[tuple[int, list[Later]]] = deque()
     if start < steps:
         for late in range(max(start - staleness, 0), start):
-            unlearnt.append((late, [cast.fake_score.unlearnt(batch) for batch in batches_of(STAGE, late)]))
+            unlearnt.append((late, [cast.fake_score.unlearnt(batch) for batch in batches_of(stage, late)]))
     for step in range(start, steps):
         node = target_at(step, plan)
         results: Results = ()
@@ -66,7 +70,7 @@ def distribution_backtracking(
             results = (cast.path_node.load(node),)
             loaded = node
         target = cast.path_node if node else cast.teacher
-        samples, descended = generator_step(cast, step, batches_of(STAGE, step), target=target, node=node)
+        samples, descended = generator_step(cast, step, batches_of(stage, step), target=target, node=node)
         results += descended
         if (coming := next_switch(step, plan, within=PREFETCH_STEPS)) and coming.node not in (0, fetched):
             results += (cast.path_node.prefetch(coming.node),)
@@ -74,4 +78,4 @@ def distribution_backtracking(
         unlearnt.append((step, samples))
         while len(unlearnt) > (staleness if step + 1 < steps else 0):
             results += fake_score_step(cast, *unlearnt.popleft(), updates=fake_updates)
-        yield Step(STAGE, step, node, results)
+        yield Step(stage, step, node, results)

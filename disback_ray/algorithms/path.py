@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from disback_ray.errors import ConfigError
 
+PLATEAU_LOOKS, PLATEAU = 3, 0.9
+
 
 @dataclass(frozen=True)
 class Switch:
@@ -32,6 +34,14 @@ def node_marks(steps: int, *, every: int | None, at: Sequence[int] | None) -> tu
     return marks
 
 
+def geometric_marks(steps: int, *, nodes: int = 4) -> tuple[int, ...]:
+    """Where `path: auto` keeps its nodes: at the end, and after half, a quarter, an eighth … of the steps.
+
+    The copy covers most of its way to the initial generator at once, so that early nodes lie as far apart as late ones.
+    """
+    return tuple(sorted({max(1, round(steps / 2**halving)) for halving in range(nodes)})) if steps else ()
+
+
 def switches(nodes: int, steps_per_node: int | Sequence[int], *, total: int) -> tuple[Switch, ...]:
     """Algorithm 2's targets in their order: node N-1 first, down to the teacher, node 0, which has all steps that remain.
 
@@ -50,6 +60,27 @@ def switches(nodes: int, steps_per_node: int | Sequence[int], *, total: int) -> 
         )
     starts = [sum(lengths[:index]) for index in range(between + 1)]
     return tuple(Switch(step, node) for step, node in zip(starts, range(between, -1, -1), strict=True))
+
+
+def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int, lag: int) -> tuple[Switch, ...]:
+    """Algorithm 2's targets so far, where each node is left once the score difference to it no longer falls.
+
+    gaps: (steps done, rms of σ(s_φ − s_target) on held noise against the target of then), in their order. A node is left when the last
+    of three looks at it is not a tenth below the first of them, or `most` steps after it began. A look decides for `lag` steps later,
+    so that nobody waits for it. nodes: N.
+    """
+    plan = [Switch(0, max(nodes - 1, 0))]
+    seen: list[float] = []
+    for done, gap in gaps:
+        here = plan[-1]
+        if here.node == 0 or done <= here.step:
+            continue  # nowhere to go; or looked at before the node that it has led to
+        seen.append(gap)
+        still = len(seen) >= PLATEAU_LOOKS and seen[-1] > PLATEAU * seen[-PLATEAU_LOOKS]
+        if still or done - here.step >= most:
+            plan.append(Switch(done + lag, here.node - 1))
+            seen.clear()
+    return tuple(plan)
 
 
 def target_at(step: int, plan: Sequence[Switch]) -> int:

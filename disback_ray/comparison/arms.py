@@ -8,14 +8,17 @@ WITHOUT_NODES = ("recording.every=null", "recording.at=null", "backtracking.step
 """The path's end alone is kept, so that the teacher is the target from the first step."""
 
 ARMS = {
-    "baseline": ("recording.steps=0", *WITHOUT_NODES, "backtracking.fake_init=teacher"),
-    "warm": (*WITHOUT_NODES, "backtracking.fake_init=path_end"),
-    "disback": (),
+    "baseline": ("path=fixed", "recording.steps=0", *WITHOUT_NODES, "backtracking.fake_init=teacher"),
+    "warm": ("path=fixed", *WITHOUT_NODES, "backtracking.fake_init=path_end"),
+    "disback": ("path=fixed",),
+    "auto": ("path=auto",),
 }
+PAPER = ("baseline", "warm", "disback")
 MEANINGS = {
     "baseline": "no path: the teacher is the target from the first step, and s_φ starts as the teacher",
     "warm": "s_φ starts at the path's end, and the teacher is the target from the first step",
-    "disback": "the recipe as it is: s_φ starts at the path's end, and the targets are the path's nodes, then the teacher",
+    "disback": "the recipe's path: s_φ starts at the path's end, and the targets are the path's nodes, then the teacher",
+    "auto": "path: auto: some steps without a path; where they lead nowhere they are undone and the path is recorded",
 }
 ALWAYS = ("baseline", "warm")
 """Without the second, the path would get credit for what a fitted s_φ does alone."""

@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 class Curve:
     """A run's main figure. steps, values: [K], after how many steps of the generator, from its start on; recorded: steps of recording.
 
+    tried: steps that were undone again (`path: auto`), which are charged in full.
+
     step_seconds, record_seconds: the median duration of one step of each stage, looks aside; None where there was none.
     """
 
@@ -30,10 +32,11 @@ class Curve:
     recorded: int
     step_seconds: float | None
     record_seconds: float | None
+    tried: int = 0
 
     def charged(self, step: int, *, cost: float) -> float:
         """So many steps of the generator, with those of the recording at what one costs, in steps of the generator."""
-        return step + cost * self.recorded
+        return step + self.tried + cost * self.recorded
 
     def reached(self, level: float, *, cost: float) -> float | None:
         """The charged steps at the first look with a figure of at most `level`; None where there was no such look."""
@@ -41,9 +44,10 @@ class Curve:
         return None if first is None else self.charged(first, cost=cost)
 
 
-def curve_of(arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any]) -> Curve:
-    """rows: of metrics.parquet; figures: of the summary. Raises ConfigError where nothing was measured."""
-    looks = [row for row in rows if row["stage"] == backtracking.STAGE]
+def curve_of(arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any], *, undone: bool = False) -> Curve:
+    """rows: of metrics.parquet; figures: of the summary; undone: whether the trial's steps were. Raises ConfigError without measures."""
+    trial = [row for row in rows if row["stage"] == backtracking.TRIAL]
+    looks = [*([] if undone else trial), *(row for row in rows if row["stage"] == backtracking.STAGE)]
     figure = next((name for name in MAIN if any(row.get(name) is not None for row in looks)), None)
     if figure is None:
         raise ConfigError("compare: nothing is measured while this recipe trains: it needs data to be measured against")
@@ -55,6 +59,7 @@ def curve_of(arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any
         recorded=sum(row["stage"] == degradation.STAGE for row in rows),
         step_seconds=_duration(rows, backtracking.STAGE),
         record_seconds=_duration(rows, degradation.STAGE),
+        tried=len(trial) if undone else 0,
     )  # fmt: skip
 
 

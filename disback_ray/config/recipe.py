@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Lt, MinLen
-from pydantic import Field, model_validator
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BeforeValidator, Field, model_validator
 
-from disback_ray.algorithms import path
+from disback_ray.algorithms import path as paths
 from disback_ray.algorithms.losses import Weighting
 from disback_ray.algorithms.noise import KarrasNoise, LogNormalNoise, Positive
 from disback_ray.algorithms.optimiser import OptimiserSettings
@@ -71,7 +71,7 @@ class Recording(Frozen):
 
     @property
     def marks(self) -> tuple[int, ...]:
-        return path.node_marks(self.steps, every=self.every, at=self.at)
+        return paths.node_marks(self.steps, every=self.every, at=self.at)
 
 
 class Backtracking(Frozen):
@@ -100,6 +100,23 @@ class Backtracking(Frozen):
         return self
 
 
+class AutoPath(Frozen):
+    """`path: auto`: nodes lie geometrically early (unless recording.at or every places them), and only where they help.
+
+    trial: so many steps are made without a path first. Where the samples' sliced distance to the teacher's is then still over `gain` of
+    what it was, they are undone and the path is recorded; else there is none. switch: a node is left after steps_per_node steps
+    (timer), or once the score difference to it no longer falls, and after so many steps at the latest (plateau).
+    """
+
+    trial: Count = 40
+    gain: Annotated[float, Gt(0), Le(1)] = 0.85
+    switch: Literal["timer", "plateau"] = "timer"
+
+
+def _named_path(value: object) -> object:
+    return {} if value == "auto" else value
+
+
 class Evaluation(Frozen):
     """every: steps between two measurements while training; samples: of the generator, for each; pictures: how many to show, 0 for none."""
 
@@ -109,7 +126,7 @@ class Evaluation(Frozen):
 
 
 class Recipe(Frozen):
-    """recipe.yaml: one experiment. checkpoint_every: steps between two points to go on from.
+    """recipe.yaml: one experiment. checkpoint_every: steps between two points to go on from. path: the paper's, or one that decides.
 
     wire_dtype: of samples, scores and their differences between the roles; bf16 halves the bytes and rounds, also in one process.
     """
@@ -125,6 +142,7 @@ class Recipe(Frozen):
     micro_batches: Count = 1
     wire_dtype: WireDtype = "fp32"
     fit_noise: AnyNoise = LogNormalNoise()
+    path: Annotated[Literal["fixed"] | AutoPath, BeforeValidator(_named_path)] = "fixed"
     recording: Recording
     backtracking: Backtracking
     evaluation: Evaluation = Evaluation()
@@ -134,6 +152,7 @@ class Recipe(Frozen):
     def _check(self) -> "Recipe":
         if self.batch % self.micro_batches:
             raise ValueError(f"micro_batches: {self.micro_batches} don't divide batch, {self.batch}")
+        self._check_path()
         self._check_networks()
         check_order(self.fit_noise, "fit_noise")
         check_order(self.backtracking.noise, "backtracking.noise")
@@ -144,6 +163,16 @@ class Recipe(Frozen):
         else:
             self._check_without_data()
         return self
+
+    def _check_path(self) -> None:
+        if self.path == "fixed":
+            return
+        if not self.recording.steps:
+            raise ValueError("path: auto: recording.steps is 0: there is no path to decide about; leave path out")
+        if self.path.trial >= self.backtracking.steps:
+            raise ValueError(f"path.trial: {self.path.trial}: has to end before backtracking.steps, {self.backtracking.steps}")
+        if self.path.switch == "plateau" and not isinstance(self.backtracking.steps_per_node, int):
+            raise ValueError("path.switch: plateau: give backtracking.steps_per_node as one number, the most for each node")
 
     def _check_networks(self) -> None:
         if self.fake_score.lora and self.backtracking.fake_init == "random":
@@ -231,6 +260,12 @@ class Recipe(Frozen):
         return tuple(dict.fromkeys(named))
 
     @property
-    def switches(self) -> tuple[path.Switch, ...]:
+    def marks(self) -> tuple[int, ...]:
+        """After how many recording steps each node is kept. Raises ConfigError where they don't fit the steps."""
+        placed = self.recording.at or self.recording.every
+        return self.recording.marks if self.path == "fixed" or placed else paths.geometric_marks(self.recording.steps)
+
+    @property
+    def switches(self) -> tuple[paths.Switch, ...]:
         """Algorithm 2's targets. Raises ConfigError where they don't fit the steps."""
-        return path.switches(len(self.recording.marks), self.backtracking.steps_per_node, total=self.backtracking.steps)
+        return paths.switches(len(self.marks), self.backtracking.steps_per_node, total=self.backtracking.steps)

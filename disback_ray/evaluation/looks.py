@@ -45,10 +45,14 @@ class Looks:
         mismatch, fake_mismatch: Eq. (9) of the teacher and of s_φ on the generator's samples: s_φ should be the nearer one.
         spread: how different two samples are.
         """
-        gap = (fake - teacher).double().flatten(1).square().mean(1) * probe.sigma.double().cpu() ** 2
-        levels = gap.reshape(len(self.sigmas), -1).mean(1).sqrt().tolist()
+        levels = self.levels(probe, teacher, fake).tolist()
         found = {f"gap_{sigma:g}": level for sigma, level in zip(self.sigmas, levels, strict=True)}
         return found | self.mismatches(drawn, probe, mismatch=teacher, fake_mismatch=fake) | {"spread": spread(drawn)}
+
+    def levels(self, probe: Probe, wanted: Tensor, fake: Tensor) -> Tensor:
+        """σ · root mean square of s_φ − s_wanted at each band's σ: [bands]."""
+        gap = (fake - wanted).double().flatten(1).square().mean(1) * probe.sigma.double().cpu() ** 2
+        return gap.reshape(len(self.sigmas), -1).mean(1).sqrt()
 
     def mismatches(self, drawn: Drawn, probe: Probe, **scores: Tensor) -> dict[str, float]:
         """Eq. (9) of each score on the drawn samples; nothing where they are too few for their own score."""

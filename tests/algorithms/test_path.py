@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from disback_ray.algorithms.path import Switch, node_marks, switches, target_at
+from disback_ray.algorithms.path import Switch, geometric_marks, node_marks, plateau_switches, switches, target_at
 from disback_ray.errors import ConfigError
 
 
@@ -75,3 +75,25 @@ def test_targets_that_do_not_fit(nodes: int, steps_per_node: int | Sequence[int]
         switches(nodes, steps_per_node, total=total)
     if total > 1:
         switches(4, 1000, total=3001)  # one step for the teacher is enough
+
+
+@pytest.mark.parametrize(
+    ("steps", "marks"), [(50, (6, 12, 25, 50)), (200, (25, 50, 100, 200)), (3, (1, 2, 3)), (1, (1,)), (0, ())]
+)
+def test_geometric_marks_halve(steps: int, marks: tuple[int, ...]) -> None:
+    assert geometric_marks(steps) == marks
+
+
+def test_a_node_is_left_when_the_difference_falls_no_more() -> None:
+    falling = [(5, 8.0), (10, 6.0), (15, 4.0)]
+    assert plateau_switches(falling, nodes=3, most=100, lag=2) == (Switch(0, 2),)
+    flat = [*falling, (20, 3.9), (25, 3.7)]  # 3.7 is a tenth below neither 3.9 nor 4.0
+    assert plateau_switches(flat, nodes=3, most=100, lag=2) == (Switch(0, 2), Switch(27, 1))
+    later = [*flat, (27, 1.0), (30, 1.0), (35, 1.0), (40, 1.0), (45, 0.1)]  # the look at step 27 is of the node before
+    assert plateau_switches(later, nodes=3, most=100, lag=2)[2:] == (Switch(42, 0),)
+
+
+def test_a_node_is_left_after_so_many_steps_at_the_latest() -> None:
+    looks = [(done, 2.0**-done) for done in range(5, 60, 5)]
+    assert plateau_switches(looks, nodes=3, most=20, lag=2) == (Switch(0, 2), Switch(22, 1), Switch(47, 0))
+    assert plateau_switches(looks, nodes=1, most=20, lag=2) == (Switch(0, 0),)

@@ -1,0 +1,123 @@
+"""`path: auto`: a trial without a path, what it decides, and that a run that was killed anywhere ends as one that wasn't."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from disback_ray import running
+from disback_ray.errors import ConfigError
+from disback_ray.evaluation.sliced import sliced_distance
+from disback_ray.progress import Silent
+
+PLAIN = ["evaluation.pictures=0", "checkpoint_every=1"]
+HELPS = "path={trial: 4, gain: 1.0e-9}"  # nothing is as good as that: it is always undone
+DOES_NOT = "path={trial: 4, gain: 1.0}"
+QUICK = "backtracking.generator.lr=1.0e-2"
+PLATEAU = ["path={trial: 1, gain: 1.0e-9, switch: plateau}", "backtracking.steps=20", "backtracking.steps_per_node=3"]
+
+
+class Killed(Silent):
+    """Ends the run at once when a step of a stage is done: what has not been written is lost."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.moment, self.name = (stage, step), ""
+
+    def stage(self, name: str, *, steps: int | None = None, start: int = 0) -> None:
+        self.name = name
+
+    def step(self, done: int, *, node: int | None, numbers: dict[str, float]) -> None:
+        if (self.name, done) == self.moment:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def killed(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def play(out: Path, moments: list[tuple[str, int]], *settings: str) -> None:
+        for moment in moments:
+            with monkeypatch.context() as patched:
+                patched.setattr(running, "Silent", lambda moment=moment: Killed(*moment))
+                with pytest.raises(KeyboardInterrupt):
+                    tiny.run("ring8", out, *settings)
+
+    return play
+
+
+def stages(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, int]]]:
+    found: dict[str, list[tuple[int, int]]] = {}
+    for row in rows:
+        found.setdefault(row["stage"], []).append((row["step"], row["node"]))
+    return found
+
+
+def test_a_trial_that_led_nowhere_leaves_no_trace(ring8: Path, tiny: Any, tmp_path: Path, killed: Callable[..., None]) -> None:
+    """Undone, it is followed by the very run that the fixed path makes."""
+    out = tmp_path / "run"
+    killed(out, [("trying without a path", 3), ("recording", 2), ("backtracking", 2)], *PLAIN, HELPS)
+    found = tiny.run("ring8", out, *PLAIN, HELPS)
+    rows = tiny.rows(out)
+    assert stages(rows)["trial"] == [(step, 0) for step in (1, 2, 3, 4)]
+    assert [row for row in rows if row["stage"] != "trial"] == tiny.rows(ring8)
+    fixed = tiny.summary(ring8)
+    assert (found.summary["digest"], found.summary["switches"]) == (fixed["digest"], fixed["switches"])
+    assert found.summary["trial"]["path"] is True
+    assert not list((out / "samples").glob("*")) if (out / "samples").exists() else True
+
+
+def test_a_trial_that_went_well_is_gone_on_with(tiny: Any, tmp_path: Path, killed: Callable[..., None]) -> None:
+    settings = [*PLAIN, DOES_NOT, QUICK]
+    whole = tiny.run("ring8", tmp_path / "whole", *settings)
+    trial = whole.summary["trial"]
+    assert trial["after"] < trial["before"]
+    assert trial["path"] is False
+    assert not (tmp_path / "whole/path").exists(), "nothing is paid for a path"
+    assert stages(tiny.rows(tmp_path / "whole")) == {
+        "trial": [(step, 0) for step in range(1, 5)], "backtracking": [(step, 0) for step in range(5, 13)],
+    }  # fmt: skip
+    out = tmp_path / "killed"
+    killed(out, [("trying without a path", 3), ("backtracking", 6), ("backtracking", 10)], *settings)
+    tiny.run("ring8", out, *settings)
+    tiny_summary = tiny.summary(out)
+    assert (tiny_summary["digest"], tiny_summary["trial"]) == (whole.summary["digest"], trial)
+    assert tiny.rows(out) == tiny.rows(tmp_path / "whole")
+
+
+def test_a_node_is_left_by_what_was_seen_of_it(tiny: Any, tmp_path: Path, killed: Callable[..., None]) -> None:
+    """Killed between the look and the switch that it decides."""
+    whole = tiny.run("ring8", tmp_path / "whole", *PLAIN, *PLATEAU)
+    assert whole.summary["switches"] == [{"step": 0, "node": 2}, {"step": 7, "node": 1}, {"step": 12, "node": 0}]
+    rows = [row for row in tiny.rows(tmp_path / "whole") if row["stage"] == "backtracking"]
+    assert [row["node"] for row in rows] == [2] * 7 + [1] * 5 + [0] * 8
+    assert [row["step"] for row in rows if row["target_gap"] is not None] == [5, 10]
+    out = tmp_path / "killed"
+    killed(out, [("backtracking", 6), ("backtracking", 8)], *PLAIN, *PLATEAU)
+    tiny.run("ring8", out, *PLAIN, *PLATEAU)
+    assert tiny.summary(out)["digest"] == whole.summary["digest"]
+    assert tiny.rows(out) == tiny.rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (["path={trial: 12}"], "path.trial: 12: has to end before backtracking.steps, 12"),
+        (["path=auto", "recording.steps=0", "recording.at=null"], "recording.steps is 0"),
+        (
+            ["path={trial: 2, switch: plateau}", "backtracking.steps_per_node=[4, 4]"],
+            "give backtracking.steps_per_node as one number",
+        ),
+    ],
+)
+def test_what_cant_be_is_said(settings: list[str], complaint: str, tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        tiny.run("ring8", tmp_path / "run", *settings)
+
+
+def test_the_sliced_distance_of_a_shift_is_known() -> None:
+    """W₂ along u of a shift by d is |d·u|: its mean square over directions is |d|² / dimensions."""
+    x = torch.randn(64, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    shift = torch.full((2, 3, 4), 0.5)
+    expected = float(shift.norm()) / 24**0.5
+    assert sliced_distance(x, x + shift, seed=0) == pytest.approx(expected, rel=0.15)
+    assert sliced_distance(x, x, seed=0) == 0
