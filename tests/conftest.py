@@ -75,7 +75,7 @@ def ray_cluster(ray_folder: str, processes: Processes) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     before = processes.started_by(os.getpid())
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     for accelerator in ("GeForce-RTX-3090", "A10G"):
         cluster.add_node(num_cpus=4, num_gpus=2, labels={"ray.io/accelerator-type": accelerator})
     yield cluster.address

@@ -42,6 +42,11 @@ class Bundle:
         """GPUs of each member: an equal part of the one device, rounded down to what Ray counts."""
         return _down((self.gpus or 0.0) / len(self.members))
 
+    @property
+    def is_even(self) -> bool:
+        """Whether such parts fill a device, or it is whole devices: then the sum of what is free says whether there is room."""
+        return not self.gpus or self.gpus >= 1 or self.gpus == _down(1 / round(1 / self.gpus))
+
     def __str__(self) -> str:
         return " with ".join(dict.fromkeys(role for role, _ in self.members))
 

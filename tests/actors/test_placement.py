@@ -48,6 +48,13 @@ def accelerator_of(node_id: str) -> str | None:
     return next(node["Labels"].get("ray.io/accelerator-type") for node in ray.nodes() if node["NodeID"] == node_id)
 
 
+def test_parts_that_do_not_fill_a_device_find_the_machine_that_has_one_for_each() -> None:
+    placement = place(cast(**{role: {"gpus": 0.6} for role in ("teacher", "fake_score", "generator")}), timeout=10)
+    seen = probe(placement, ("teacher", 0), ("fake_score", 0), ("generator", 0))
+    assert len({(place.node_id, *place.devices) for place, _ in seen.values()}) == 3
+    placement.remove()
+
+
 def test_each_role_is_on_the_gpu_it_was_promised_and_alone_unless_it_said_with() -> None:
     wanted = {"teacher": "A10G", "path_node": "A10G", "fake_score": "GeForce-RTX-3090", "generator": "GeForce-RTX-3090"}
     roles = cast(**{role: {"accelerator": name} for role, name in wanted.items()}, evaluator={"share": "generator"})
