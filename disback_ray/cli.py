@@ -123,6 +123,10 @@ def sample(
         Literal["heun", "ddim"] | None,
         typer.Option(help="Of a diffusion teacher; by default DDIM for DDPMs, Heun's method for all else."),
     ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Of a text-to-image teacher to its prompts (classifier-free); 1 for none, 8 by default."),
+    ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(help="Of a text-to-image model, in place of those it was trained with. Repeatable: taken in turn."),
@@ -138,7 +142,7 @@ def sample(
 
     if not out.endswith((".png", ".npz")):
         raise ConfigError(f"--out {out}: name a .png or an .npz file")
-    found = load_model(model, steps=steps, sampler=sampler, trust_modules=trust_modules)
+    found = load_model(model, steps=steps, sampler=sampler, guidance=guidance, trust_modules=trust_modules)
     save_samples(found, n, seed=seed, out=Path(out), prompts=prompt)
     print(out)
 

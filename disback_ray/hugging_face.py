@@ -35,7 +35,7 @@ def _imported(name: str) -> Any:
             module = importlib.import_module(name)
             if name != "peft":
                 theirs = importlib.import_module(f"{name}.utils.logging")
-                theirs.set_verbosity_error()
+                theirs.set_verbosity(logging.CRITICAL)  # at length they log what they raise as well
                 theirs.disable_progress_bar()
     except ModuleNotFoundError as error:
         if error.name not in ("diffusers", "transformers", "peft", "accelerate"):

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from torch import nn
 
-from disback_ray.actors.generator import SETTINGS as GENERATOR
 from disback_ray.algorithms.vp_schedule import VPSchedule
 from disback_ray.errors import CheckpointError
+from disback_ray.exports.files import FACTS as EXPORT
 from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.module import ModuleSpec
-from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, GeneratorSpec, MLPSpec
+from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, MLPSpec
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.run_folder import SUMMARY, is_run
 from disback_ray.storage import Folder
@@ -19,7 +19,9 @@ from disback_ray.teachers.drawing import limits
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.pipeline import NAMES, is_pipeline
 from disback_ray.teachers.saved import SETTINGS as DENOISER
-from disback_ray.teachers.saved import TRAINING, WEIGHTS, built, load_denoiser, load_spec, refuse_modules
+from disback_ray.teachers.saved import TRAINING, load_denoiser, load_spec, refuse_modules
+from disback_ray.teachers.saved_generator import SETTINGS as GENERATOR
+from disback_ray.teachers.saved_generator import load_generator
 from disback_ray.teachers.text_teacher import read_text_teacher
 
 Facts = dict[str, str]
@@ -51,6 +53,8 @@ def inspect(where: str | Path, *, trust_modules: bool = False) -> Facts:
         return _run(folder, trust_modules)
     if is_diffusers(str(where)):
         return _diffusers(str(where))
+    if folder.has(EXPORT):
+        return _export(folder)
     if folder.has(TRAINING):
         raise CheckpointError(f"{where}: a teacher in training: finish it with the same `disback-ray teacher train` command")
     if not folder.names():
@@ -141,11 +145,7 @@ def _sigmas(spec: DenoiserSpec, denoiser: nn.Module) -> str:
 
 
 def _generator(folder: Folder, trust_modules: bool) -> Facts:
-    settings = folder.read_json(GENERATOR)
-    spec = GeneratorSpec.from_json(settings)
-    refuse_modules(spec, where=folder.uri, trust=trust_modules)
-    weights = folder.read_tensors(WEIGHTS, sha256=settings.get("weights", {}).get("sha256"))
-    network = built(spec, spec.build, weights, where=folder.uri)
+    spec, network = load_generator(folder, trust_modules=trust_modules)
     if isinstance(spec.network, MLPSpec):
         return {
             "network": "MLP, one step",
@@ -163,6 +163,17 @@ def _run(folder: Folder, trust_modules: bool) -> Facts:
     if (folder / "generator").has(GENERATOR):
         return facts | _generator(folder / "generator", trust_modules)
     return facts | {"generator": "none yet: finish the run with the same `disback-ray run` command"}
+
+
+def _export(folder: Folder) -> Facts:
+    """What `export --to safetensors` and `--to state-dict` leave, for other tools: as they say, their weights unread."""
+    try:
+        said = folder.read_json(EXPORT)
+        library, network = said["network"]["library"], said["network"]["class"]
+        facts = {"kind": f"export of a run of {said['recipe']}, for other tools", "network": f"{network} of {library}"}
+        return facts | _samples(tuple(said["shape"]), said["classes"]) | {"use": said["one_step"]}
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{folder.uri}/{EXPORT}: not what `disback-ray export` writes") from None
 
 
 def _samples(shape: tuple[int, ...], classes: int) -> Facts:

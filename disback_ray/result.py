@@ -1,6 +1,7 @@
 """What a run leaves: its figures, its files, and the one-step generator."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from disback_ray.actors.generator import SETTINGS, draw
+from disback_ray.actors.generator import draw
 from disback_ray.algorithms.records import Drawn
 from disback_ray.algorithms.sampling import classes_evenly, draw_in_chunks
 from disback_ray.device import best_device
-from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.errors import CheckpointError, ConfigError, NonFiniteError
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.pictures import image_grid, snapshots
 from disback_ray.prompting import as_images, hearing, text_network_of
@@ -33,7 +34,8 @@ from disback_ray.teachers.guidance import NONE, USUAL
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.pipeline import is_pipeline
 from disback_ray.teachers.saved import SETTINGS as SETTINGS_OF_DENOISER
-from disback_ray.teachers.saved import WEIGHTS, built, load_denoiser, load_spec, refuse_modules
+from disback_ray.teachers.saved import load_denoiser, load_spec, refuse_modules
+from disback_ray.teachers.saved_generator import SETTINGS, load_generator
 from disback_ray.teachers.text_teacher import read_text_teacher
 
 DEFAULT_STEPS: dict[Sampler, int] = {"heun": 18, "ddim": 50}
@@ -169,11 +171,8 @@ class RunResult:
 
         Raises CheckpointError where it is missing, damaged, or a module that isn't trusted.
         """
-        settings, folder = self._settings(), self.folder / "generator"
-        spec = GeneratorSpec.from_json(settings)
-        refuse_modules(spec, where=folder.uri, trust=self.trust_modules)
-        weights = folder.read_tensors(WEIGHTS, sha256=settings["weights"]["sha256"])
-        return spec, built(spec, spec.build, weights, where=folder.uri)
+        self._settings()
+        return load_generator(self.folder / "generator", trust_modules=self.trust_modules)
 
 
 def load_run(folder: str | Path, *, trust_modules: bool = False) -> RunResult:
@@ -188,13 +187,19 @@ def load_run(folder: str | Path, *, trust_modules: bool = False) -> RunResult:
 
 
 def load_teacher(
-    where: str | Path, *, steps: int | None = None, sampler: Sampler | None = None, trust_modules: bool = False
+    where: str | Path,
+    *,
+    steps: int | None = None,
+    sampler: Sampler | None = None,
+    guidance: float | None = None,
+    trust_modules: bool = False,
 ) -> TeacherModel:
     """A teacher from its owners' file or folder, by its id on the Hugging Face Hub, or from the folder that a run made of it.
 
     steps, sampler: of a diffusion model; by default what its owners draw with, in 18 steps of Heun's method or 50 of DDIM.
+    guidance: of a text-to-image teacher to its prompts, classifier-free; 1 for none, by default 8.
     trust_modules: it may be a module of the user's own, whose code is then run.
-    Raises CheckpointError where there is none, ConfigError where steps or sampler don't fit it.
+    Raises CheckpointError where there is none, ConfigError where steps, sampler or guidance don't fit it.
     """
     denoiser, spec = _teacher(str(where), trust_modules=trust_modules)
     if draws_in_one_step(denoiser) and (steps not in (None, 1) or sampler is not None):
@@ -204,8 +209,19 @@ def load_teacher(
     most = most_steps(denoiser, chosen)
     if steps is not None and not 1 <= steps <= most:
         raise ConfigError(f"--steps {steps}: {'at least one' if steps < 1 else f'{where} knows {most:.0f} times of noise'}")
-    guidance = NONE if text_network_of(spec) is None else USUAL
-    return TeacherModel(denoiser, spec, steps or int(min(DEFAULT_STEPS[chosen], most)), chosen, guidance)
+    return TeacherModel(denoiser, spec, steps or int(min(DEFAULT_STEPS[chosen], most)), chosen, _guidance(guidance, spec, where))
+
+
+def _guidance(asked: float | None, spec: DenoiserSpec, where: str | Path) -> float:
+    """Raises ConfigError."""
+    takes_prompts = text_network_of(spec) is not None
+    if asked is None:
+        return USUAL if takes_prompts else NONE
+    if not takes_prompts:
+        raise ConfigError(f"--guidance {asked:g}: {where} takes no prompts that it could be guided to")
+    if not NONE <= asked < math.inf:
+        raise ConfigError(f"--guidance {asked:g}: at least 1, which is none")
+    return asked
 
 
 def _teacher(where: str, *, trust_modules: bool) -> tuple[nn.Module, DenoiserSpec]:
@@ -229,15 +245,20 @@ def _teacher(where: str, *, trust_modules: bool) -> tuple[nn.Module, DenoiserSpe
 
 
 def load_model(
-    where: str | Path, *, steps: int | None = None, sampler: Sampler | None = None, trust_modules: bool = False
+    where: str | Path,
+    *,
+    steps: int | None = None,
+    sampler: Sampler | None = None,
+    guidance: float | None = None,
+    trust_modules: bool = False,
 ) -> Model:
-    """A teacher, or a run. Raises what load_teacher and load_run raise, and ConfigError for steps or a sampler of a run."""
+    """A teacher, or a run. Raises what load_teacher and load_run raise, and ConfigError for steps, a sampler or guidance of a run."""
     folder, name = Folder.of_file(where)
     if folder.size(name) is not None or Folder.at(where).has(SETTINGS_OF_DENOISER) or is_diffusers(str(where)):
-        return load_teacher(where, steps=steps, sampler=sampler, trust_modules=trust_modules)
-    if steps is not None or sampler is not None:
-        given = f"--steps {steps}" if steps is not None else f"--sampler {sampler}"
-        raise ConfigError(f"{given}: a run's generator draws in one step; steps and samplers are for teachers")
+        return load_teacher(where, steps=steps, sampler=sampler, guidance=guidance, trust_modules=trust_modules)
+    for name, value in (("steps", steps), ("sampler", sampler), ("guidance", guidance)):
+        if value is not None:
+            raise ConfigError(f"--{name} {value}: a run's generator draws in one step, unguided; {name} is a teacher's")
     return load_run(where, trust_modules=trust_modules)
 
 
@@ -260,8 +281,10 @@ def _classes(n: int, labels: Tensor | list[int] | None, classes: int) -> Tensor 
 
 
 def save_samples(model: Model, n: int, *, seed: int, out: Path, prompts: Sequence[str] | None = None) -> None:
-    """Writes samples as a picture (.png) or as arrays (.npz). Raises ConfigError, CheckpointError."""
+    """Writes samples as a picture (.png) or as arrays (.npz). Raises ConfigError, CheckpointError, NonFiniteError."""
     x = model.generate(n, seed=seed, prompts=prompts)
+    if not torch.isfinite(x).all():
+        raise NonFiniteError("the samples have NaN or Inf: the model's weights have too, or it diverged")
     classes = model.classes if prompts is None else len(prompts)
     data = io.BytesIO()
     if out.suffix == ".png":

@@ -1,12 +1,17 @@
 """A text-to-image teacher from its recipe to the picture, and drawn from afterwards. Over actors it plays in test_recipes.py."""
 
 import gc
+import hashlib
+import json
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import disback_ray
 from disback_ray import theatre
@@ -108,9 +113,44 @@ def test_samples_are_images_of_the_prompts_asked_for(here: disback_ray.RunResult
     assert "--prompt, number 2: empty" in command("sample", here.folder.uri, "--prompt", "a", "--prompt", " ").complaint
     assert "82 tokens" in command("sample", here.folder.uri, "--n", "1", "--prompt", "a" * 80).complaint
     pipeline = str(storage / "teachers" / "tiny" / "sd")
-    out = str(storage / "x.png")
-    assert command("sample", pipeline, "--n", "1", "--steps", "2", "--prompt", "a cat", "--out", out).status == 0
+    out = str(storage / "x.npz")
+    drawn = []
+    for guidance in ((), ("--guidance", "8"), ("--guidance", "1")):
+        asked = ("--n", "1", "--steps", "2", "--prompt", "a cat", "--out", out, *guidance)
+        assert command("sample", pipeline, *asked).status == 0
+        drawn.append(np.load(out)["x"])
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.abs(drawn[2] - drawn[1]).max() > 1e-3
+    asked = ("--n", "1", "--prompt", "a cat", "--guidance")
+    assert command("sample", pipeline, *asked, "0.5").complaint == "--guidance 0.5: at least 1, which is none"
+    assert "--guidance 3.0: a run's generator" in command("sample", here.folder.uri, *asked, "3").complaint
     assert "--prompt: this teacher draws what a prompt says" in command("sample", pipeline, "--n", "1").complaint
+
+
+def test_only_the_adapter_is_kept_and_another_base_is_refused(
+    here: disback_ray.RunResult, storage: Path, tmp_path: Path, command: Any
+) -> None:
+    """The base lies in the storage once, for all runs; what a run keeps of it is its SHA-256."""
+    base = (storage / "teachers" / "tiny" / "sd" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    settings = (here.folder / "generator").read_json("generator.json")
+    assert settings["base"] == [{"file": "unet/diffusion_pytorch_model.safetensors", "sha256": hashlib.sha256(base).hexdigest()}]
+    newest = max(here.folder.local_path.glob("checkpoints/backtracking-*")) / "manifest.json"
+    assert json.loads(newest.read_text())["files"]["generator"]["base"] == settings["base"]
+    kept = [*here.folder.local_path.glob("generator/*.safetensors"), *here.folder.local_path.glob("checkpoints/*/generator.*")]
+    assert {file.name for file in kept} == {"model.safetensors", "raw.safetensors", "generator.safetensors"}
+    for file in kept:
+        weights = [name for name in load_file(file) if not name.startswith(("optimiser.", "version"))]
+        assert weights
+        assert all(".lora_" in name for name in weights), file
+    shutil.copytree(here.folder.local_path, tmp_path / "run")
+    settings["network"]["network"]["pipeline"] = str(tmp_path)
+    (Folder.at(tmp_path) / "unet").write("diffusion_pytorch_model.safetensors", base[:-1] + bytes([base[-1] ^ 1]))
+    (Folder.at(tmp_path) / "run" / "generator").write_json("generator.json", settings)
+    for asked in (("sample", "--n", "1"), ("export", str(tmp_path / "out"), "--to", "safetensors"), ("inspect",)):
+        said = command(asked[0], str(tmp_path / "run"), *asked[1:])
+        assert "an adapter, and its base is not there" in said.complaint
+        assert said.status == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_inspect_says_what_they_are(here: disback_ray.RunResult, storage: Path) -> None:

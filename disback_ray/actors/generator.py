@@ -10,7 +10,7 @@ from disback_ray.actors.calls import aside, looks, starts
 from disback_ray.actors.snapshot import Snapshot
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.average import MovingAverage
-from disback_ray.algorithms.learner import Learner
+from disback_ray.algorithms.learner import Learner, trained
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.algorithms.ranks import ALONE, Ranks
@@ -23,11 +23,10 @@ from disback_ray.networks.precision import Precision, set_precision
 from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.drawing import most_at_once
-from disback_ray.teachers.saved import WEIGHTS, built, load_weights, restore
+from disback_ray.teachers.saved import built, load_weights, restore
+from disback_ray.teachers.saved_generator import DENOISER, base_of, save_generator
 
-DENOISER = "denoiser."
-"""What a denoiser's weights' names begin with in a one-step generator."""
-SETTINGS, RAW_WEIGHTS, CHECKPOINT = "generator.json", "raw.safetensors", "generator.safetensors"
+CHECKPOINT = "generator.safetensors"
 
 
 @dataclass(frozen=True)
@@ -164,11 +163,9 @@ class Generator:
     @looks
     def export(self, folder: Folder) -> dict[str, float]:
         """Writes what `load_generator` reads: averaged and raw weights, and the settings, last. Raises CheckpointError."""
-        averaged, raw = self.ranks.whole(self.average.weights), self.ranks.whole(self.network.state_dict())
+        averaged, raw = self.ranks.whole(self.average.weights), self.ranks.whole(trained(self.network))
         if self.ranks.first:
-            proof = folder.write_tensors(WEIGHTS, averaged)
-            folder.write_tensors(RAW_WEIGHTS, raw)
-            folder.write_json(SETTINGS, self.settings.spec.to_json() | {"weights": proof})
+            save_generator(folder, self.settings.spec, averaged=averaged, raw=raw)
         return {}
 
     @looks
@@ -179,8 +176,8 @@ class Generator:
 
     @aside
     def write(self, snapshot: Snapshot, folder: Folder) -> dict[str, Any]:
-        """Writes a snapshot; returns the file's proof. Raises CheckpointError."""
-        return snapshot.write(folder, CHECKPOINT)
+        """Writes a snapshot; returns the file's proof, and the base's where it is an adapter's. Raises CheckpointError."""
+        return snapshot.write(folder, CHECKPOINT) | base_of(self.settings.spec)
 
     @starts
     def load(self, folder: Folder, *, sha256: str) -> dict[str, float]:
@@ -193,8 +190,8 @@ class Generator:
 
     @looks
     def digest(self) -> str:
-        """SHA-256 of the raw and the averaged weights."""
-        return digest(self.ranks.whole(self.network.state_dict()), self.ranks.whole(self.average.weights))
+        """SHA-256 of the raw and the averaged weights, as far as they are trained."""
+        return digest(self.ranks.whole(trained(self.network)), self.ranks.whole(self.average.weights))
 
 
 def inner(generator: nn.Module) -> nn.Module:

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from disback_ray.algorithms.learner import trained
 from disback_ray.algorithms.ranks import ALONE, Ranks
 
 
 class MovingAverage:
-    """Exponential moving average of a module's weights; decay 0 follows them exactly, and is no copy of them.
+    """Exponential moving average of a module's trained weights; decay 0 follows them exactly, and is no copy of them.
 
     The decay is short at first, min(decay, (1 + i) / (ramp + i)) at update i, so that the start is soon forgotten: until then the
     average is one of the last i / (ramp - 1) updates. It is float32 also where the weights are bfloat16, whose steps are larger than
@@ -22,7 +23,7 @@ class MovingAverage:
         self.decay = decay
         self.ramp = ramp
         self.ranks = ranks
-        weights = module.state_dict()
+        weights = trained(module)
         self.weights: dict[str, Tensor] = {name: _wide(tensor, home) for name, tensor in weights.items()} if decay else weights
 
     @torch.no_grad()
@@ -31,7 +32,7 @@ class MovingAverage:
         if not self.decay:
             return
         decay = min(self.decay, (1 + index) / (self.ramp + index))
-        for name, tensor in self.module.state_dict().items():
+        for name, tensor in trained(self.module).items():
             if tensor.is_floating_point():
                 self.weights[name].lerp_(tensor.to(self.weights[name]), 1 - decay)
 

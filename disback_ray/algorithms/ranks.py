@@ -105,8 +105,8 @@ class Ranks:
     @contextmanager
     @torch.no_grad()
     def lent(self, module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-        """The sharded module with other weights until the block ends."""
-        own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        """The sharded module with other weights, or some of them, until the block ends."""
+        own = {name: tensor.clone() for name, tensor in module.state_dict().items() if name in weights}
         _copy(weights, module)
         try:
             yield module
@@ -144,8 +144,9 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def _copy(weights: Mapping[str, Tensor], module: nn.Module) -> None:
-    for name, tensor in module.state_dict().items():
-        tensor.copy_(weights[name])
+    own = module.state_dict()
+    for name, tensor in weights.items():
+        own[name].copy_(tensor)
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import posixpath
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ def listing(where: str, *, labelled: bool) -> Listing:
     """The images at a path or URI, in the order of their names, of a parquet file in that of its rows.
 
     labelled: with labels: those of dataset.json ({"labels": [[name, label], …]}), else the folders that all images lie in, or a
-    column `label`. A folder of parquet files and no images is a data set in parts. Raises CheckpointError in one line.
+    column `label`. Folders around all of it, as zips have them, count for nothing. A folder of parquet files and no images is a data
+    set in parts. Raises CheckpointError in one line.
     """
     found = _listing_of(where, labelled)
     if labelled and found.labels is None:
@@ -70,13 +72,14 @@ def _of_folder(where: str, folder: Folder, labelled: bool) -> Listing:
     if parquet and not images:
         return _of_parquet(where, folder, parquet, labelled)
     names = tuple(name for name, _, _ in images)
+    said = _labels_file(names, {name for name, _, _ in files}) if labelled else None
     raw = None
-    if labelled and (size := folder.size(LABELS_FILE)) is not None:
-        if size > MOST_JSON:
-            raise CheckpointError(f"{where}/{LABELS_FILE}: larger than {MOST_JSON >> 20} MiB")
-        raw = folder.read(LABELS_FILE)
+    if said is not None:
+        if (folder.size(said) or 0) > MOST_JSON:
+            raise CheckpointError(f"{where}/{said}: larger than {MOST_JSON >> 20} MiB")
+        raw = folder.read(said)
     shares = (FolderShare(folder, part) for part in _parts(names))
-    return _listing(where, shares, names, labelled, raw, [where, images, hashlib.sha256(raw or b"").hexdigest()])
+    return _listing(where, shares, names, labelled, said, raw, [where, images, hashlib.sha256(raw or b"").hexdigest()])
 
 
 def _of_zip(where: str, folder: Folder, file: str, labelled: bool) -> Listing:
@@ -84,13 +87,23 @@ def _of_zip(where: str, folder: Folder, file: str, labelled: bool) -> Listing:
         members = archive.infolist()
         _refuse_tricks(where, members, size=folder.size(file) or 0)
         names = tuple(sorted(member.filename for member in members if _is_image(member.filename)))
+        said = _labels_file(names, {member.filename for member in members}) if labelled else None
         raw = None
-        if labelled and any(member.filename == LABELS_FILE for member in members):
-            raw = read_member(archive, LABELS_FILE, most=MOST_JSON)
+        if said is not None:
+            raw = read_member(archive, said, most=MOST_JSON)
             if not raw or len(raw) > MOST_JSON:
-                raise CheckpointError(f"{where}: its {LABELS_FILE} is damaged, or larger than {MOST_JSON >> 20} MiB")
+                raise CheckpointError(f"{where}: its {said} is damaged, or larger than {MOST_JSON >> 20} MiB")
     shares = (ZipShare(folder, file, part) for part in _parts(names))
-    return _listing(where, shares, names, labelled, raw, [where, _stamp(folder, file)])
+    return _listing(where, shares, names, labelled, said, raw, [where, _stamp(folder, file)])
+
+
+def _labels_file(names: Sequence[str], there: set[str]) -> str | None:
+    """The dataset.json beside the images: at the top, or in a folder that all of them lie in."""
+    if not names:
+        return None
+    around = posixpath.commonpath([f"/{posixpath.dirname(name)}" for name in names]).strip("/").split("/")
+    possible = (posixpath.join(*around[:depth], LABELS_FILE) for depth in range(len(around) + 1))
+    return next((name for name in possible if name in there), None)
 
 
 def _refuse_tricks(where: str, members: Sequence[zipfile.ZipInfo], *, size: int) -> None:
@@ -154,16 +167,30 @@ def _hugging_face_names(schema: pa.Schema, column: str | None) -> list[str] | No
 
 
 def _listing(
-    where: str, shares: Iterable[Share], names: tuple[str, ...], labelled: bool, raw: bytes | None, stamp: Any
+    where: str,
+    shares: Iterable[Share],
+    names: tuple[str, ...],
+    labelled: bool,
+    said: str | None,
+    raw: bytes | None,
+    stamp: Any,
 ) -> Listing:
-    """Of a folder or a zip, whose labels are in its dataset.json (raw), or its images' folders."""
+    """Of a folder or a zip, whose labels are in its dataset.json (said; raw: its bytes), or its images' folders."""
     labels: list[Any] | None = None
-    if raw is not None:
-        labels = _of_json(where, raw, names)
+    if said is not None and raw is not None:
+        around = said.removesuffix(LABELS_FILE)
+        labels = _of_json(f"{where}/{said}", raw, [name.removeprefix(around) for name in names])
     elif labelled and names and all("/" in name for name in names):
-        labels = [name.partition("/")[0] for name in names]
+        labels = _folders(names)
     ids, classes = (None, ()) if labels is None else _numbered(where, labels, None)
     return _whole(where, shares, len(names), ids, classes, stamp)
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """The first folder of each image, below those that all of them lie in."""
+    while all(name.count("/") > 1 for name in names) and len({name.partition("/")[0] for name in names}) == 1:
+        names = [name.partition("/")[2] for name in names]
+    return [name.partition("/")[0] for name in names]
 
 
 def _of_json(where: str, raw: bytes, names: Sequence[str]) -> list[Any] | None:
@@ -171,11 +198,11 @@ def _of_json(where: str, raw: bytes, names: Sequence[str]) -> list[Any] | None:
         pairs = json.loads(raw)["labels"]
         known = None if pairs is None else {str(name).replace("\\", "/"): label for name, label in pairs}
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise CheckpointError(f'{where}/{LABELS_FILE}: expected {{"labels": [[name, label], …]}}') from None
+        raise CheckpointError(f'{where}: expected {{"labels": [[name, label], …]}}') from None
     if known is None:
         return None
     if missing := [name for name in names if name not in known]:
-        raise CheckpointError(f"{where}/{LABELS_FILE}: has no label for {missing[0]!r}, nor for {len(missing) - 1} more")
+        raise CheckpointError(f"{where}: has no label for {missing[0]!r}, nor for {len(missing) - 1} more")
     return [known[name] for name in names]
 
 
@@ -186,9 +213,9 @@ def _numbered(where: str, labels: list[Any], named: list[str] | None) -> tuple[n
         classes = sorted(words, key=int) if all(word.isdecimal() for word in words) else sorted(words)
         place = {name: index for index, name in enumerate(classes)}
         return np.array([place[label] for label in labels], np.int64), tuple(classes)
-    bad = next((label for label in labels if type(label) is not int or not 0 <= label < MOST_CLASSES), None)
-    if bad is not None or not labels:
-        raise CheckpointError(f"{where}: a label is {bad!r:.60}: expected whole numbers from 0, or words")
+    bad = [label for label in labels if type(label) is not int or not 0 <= label < MOST_CLASSES]
+    if bad or not labels:
+        raise CheckpointError(f"{where}: a label is {(bad or [None])[0]!r:.60}: expected whole numbers from 0, or words")
     highest = max(labels)
     names = named if named and len(named) > highest else [str(index) for index in range(highest + 1)]
     return np.array(labels, np.int64), tuple(names)

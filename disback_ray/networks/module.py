@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from disback_ray.errors import ConfigError
 from disback_ray.networks import predictions
@@ -69,7 +70,7 @@ def factory_of(named: str) -> Callable[..., Any]:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{name}.".startswith(f"{missing}."):
             raise ConfigError(f"module: {named}: no module is named {missing!r}{_nearest(missing, _modules(missing))}") from None
@@ -86,12 +87,16 @@ def _made(named: str, kwargs: dict[str, Any]) -> nn.Module:
     factory = factory_of(named)
     try:
         made = factory(**kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"module: {named}: calling it with {kwargs} failed: {_one_line(error)}") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"module: {named}: gave a {type(made).__name__}, not a torch.nn.Module")
-    if not any(True for _ in made.parameters()):
-        raise ConfigError(f"module: {named}: gave a module without parameters, which nothing can be learnt in")
+    if lazy := next((name for name, parameter in made.named_parameters() if is_lazy(parameter)), None):
+        raise ConfigError(f"module: {named}: {lazy} has no shape yet: call a lazy module once in the factory")
+    if not any(parameter.requires_grad for parameter in made.parameters()):
+        raise ConfigError(
+            f"module: {named}: gave a module without parameters that require gradients: nothing can be learnt in it"
+        )
     owners = defaultdict(list)
     for name, tensor in made.state_dict().items():
         owners[tensor.untyped_storage()._cdata].append(name)
@@ -100,7 +105,7 @@ def _made(named: str, kwargs: dict[str, Any]) -> nn.Module:
     return made
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def try_out(denoiser: nn.Module, named: str, shape: tuple[int, ...]) -> None:
     """Two samples through somebody's module, as nothing else tells whether it fits. Raises ConfigError."""
     assert isinstance(denoiser, ModuleDenoiser)
@@ -109,12 +114,20 @@ def try_out(denoiser: nn.Module, named: str, shape: tuple[int, ...]) -> None:
     said = f"module: {named}: forward(x {list(x.shape)}, sigma [2], condition {'[2]' if denoiser.label_dim else 'None'})"
     try:
         out = denoiser.model(x, sigma, condition)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{said} failed: {_one_line(error)}") from error
     if not isinstance(out, Tensor):
         raise ConfigError(f"{said} gave a {type(out).__name__}, not a tensor of the shape of x")
     if out.shape != x.shape:
         raise ConfigError(f"{said} gave the shape {list(out.shape)}, not that of x")
+    if out.dtype != torch.float32:
+        raise ConfigError(f"{said} gave {str(out.dtype).removeprefix('torch.')}, not float32 as x is")
+    if not out.requires_grad:
+        raise ConfigError(f"{said} gave a tensor without a graph: its parameters would learn nothing")
+    if not torch.isfinite(out).all():
+        raise ConfigError(f"{said} gave NaN or Inf for zeros")
+    if x.any():
+        raise ConfigError(f"{said} changed x itself: others use it as well")
 
 
 def _modules(missing: str) -> Iterable[str]:

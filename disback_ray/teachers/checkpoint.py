@@ -56,7 +56,8 @@ def read_file(file: str) -> bytes:
     folder, name = Folder.of_file(file)
     size = folder.size(name)
     if size is None:
-        raise CheckpointError(f"{file}: no such file; name another with --set teacher.checkpoint=FILE")
+        found = "a folder, not a file" if folder.has(name) else "no such file"
+        raise CheckpointError(f"{file}: {found}; name another with --set teacher.checkpoint=FILE")
     if size > MAX_BYTES:
         raise CheckpointError(f"{file}: larger than {MAX_BYTES >> 30} GiB, which no teacher's file is")
     return folder.read(name)
@@ -68,6 +69,10 @@ def format_of(data: bytes, *, name: str) -> FileFormat:
         return "consistency"
     if data.startswith(PICKLE):
         return "edm"
+    if data[8:9] == b"{":
+        raise CheckpointError(
+            f"{name}: safetensors, which don't tell their network: name the folder that diffusers saved them in, or for a LoRA student.lora"
+        )
     raise CheckpointError(f"{name}: neither an EDM pickle nor a torch file, or damaged from its start")
 
 

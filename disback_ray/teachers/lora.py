@@ -31,6 +31,8 @@ def read_lora(where: str, unet: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     except SafetensorError as error:
         raise CheckpointError(f"{where}: no safetensors, or damaged: {str(error).splitlines()[0]}") from None
     named, alphas = diffusers().StableDiffusionPipeline.lora_state_dict(tensors)
+    if not named:
+        raise CheckpointError(f"{where}: holds no weights of a LoRA")
     if others := sorted(name for name in named if not name.startswith("unet.")):
         raise CheckpointError(f"{where}: {others[0]!r:.80} is not of a U-Net's LoRA; one of the text encoder isn't supported")
     with torch.device("meta"):

@@ -191,6 +191,12 @@ def import_pipeline(cache: Folder, pipeline: Pipeline) -> Folder:
     return folder
 
 
+def unet_files(folder: Folder) -> list[dict[str, Any]]:
+    """Name and SHA-256 of each file of an imported pipeline's U-Net. Raises CheckpointError where it is not whole."""
+    mine = (file for file in folder.read_json(FACTS)["files"] if file["file"].startswith("unet/"))
+    return [{key: file[key] for key in ("file", "sha256")} for file in mine if file["file"].endswith(".safetensors")]
+
+
 def encoders_digest(folder: Folder) -> str:
     """SHA-256 of an imported pipeline's tokenizers and text encoders. Raises CheckpointError where it is not whole."""
     proofs = folder.read_json(FACTS)["files"]

@@ -30,7 +30,11 @@ def is_saved(folder: Folder) -> bool:
 
 def load_spec(folder: Folder) -> DenoiserSpec:
     """Which denoiser a folder holds. Raises CheckpointError where its settings are missing, damaged or no denoiser's."""
-    return DenoiserSpec.from_json(folder.read_json(SETTINGS))
+    settings = folder.read_json(SETTINGS)
+    try:
+        return DenoiserSpec.from_json(settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder.uri}/{SETTINGS}: {error}") from None
 
 
 def proof_of(folder: Folder) -> str:
@@ -67,6 +71,12 @@ def load_weights(folder: Folder) -> dict[str, Tensor]:
     for proof in proofs:
         found = (folder.parent / proof["folder"]).read_tensors(proof["file"], sha256=proof["sha256"])
         tensors |= {f"{proof['prefix']}{name}": tensor for name, tensor in found.items()}
+    return with_adapter({}, tensors)
+
+
+def with_adapter(base: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Both together, by the names that they have in a network with that adapter; without one, as they are."""
+    tensors = {**base, **adapter}
     adapted = {name.split(LORA_MARK)[0] for name in tensors if LORA_MARK in name}
     return {_in_adapted(name, adapted): tensor for name, tensor in tensors.items()}
 

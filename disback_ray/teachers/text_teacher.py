@@ -17,7 +17,7 @@ from disback_ray.networks.text_unet import UNET, TextUNetSpec
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.hub import diffusers_folder
 from disback_ray.teachers.lora import read_lora
-from disback_ray.teachers.pipeline import FACTS, Family, Pipeline, import_pipeline, open_pipeline
+from disback_ray.teachers.pipeline import Family, Pipeline, import_pipeline, open_pipeline, unet_files
 from disback_ray.teachers.prompt_encoding import check_lengths, put_texts, table_folder
 from disback_ray.teachers.saved import built, is_saved, load_spec, save_reference
 
@@ -121,9 +121,7 @@ def save_lora_student(cache: Folder, teacher: Folder, lora: str) -> Folder:
 
 
 def _unet_weights(imported: Folder) -> list[dict[str, Any]]:
-    files = imported.read_json(FACTS)["files"]
-    mine = [file for file in files if file["file"].startswith("unet/") and file["file"].endswith(".safetensors")]
-    return [{"folder": imported.name, "file": file["file"], "sha256": file["sha256"], "prefix": UNET} for file in mine]
+    return [{"folder": imported.name, **file, "prefix": UNET} for file in unet_files(imported)]
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

@@ -74,9 +74,23 @@ def test_dataset_json_goes_before_folders(tmp_path: Path) -> None:
     assert found.classes == ("0", "1", "2")
 
 
+def test_folders_around_all_of_it_count_for_nothing(tmp_path: Path) -> None:
+    """As `zip -r` makes them of a folder."""
+    around = listing(zipped(tmp_path / "a.zip", "photos/train/cat/a.png", "photos/train/dog/b.png"), labelled=True)
+    assert (around.classes, names(around)) == (("cat", "dog"), ["photos/train/cat/a.png", "photos/train/dog/b.png"])
+    assert listing(folder(tmp_path / "one", "cat/a.png", "cat/b.png"), labelled=True).classes == ("cat",)
+    said = json.dumps({"labels": [["0/a.png", 1], ["1/b.png", 0]]})
+    folder(tmp_path / "in", "x/set/0/a.png", "x/set/1/b.png")
+    (tmp_path / "in" / "x" / "set" / "dataset.json").write_text(said)
+    found = listing(str(tmp_path / "in"), labelled=True)
+    assert found.labels is not None
+    assert found.labels.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [
+        ('{"labels": [["a.png", null], ["b.png", 0]]}', "a label is None"),
         ('{"labels": null}', "has no labels"),
         ('{"labels": [["a.png", 1]]}', "has no label for 'b.png', nor for 0 more"),
         ('{"labels": [["a.png", -1], ["b.png", 0]]}', "a label is -1: expected whole numbers from 0, or words"),

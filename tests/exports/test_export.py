@@ -21,6 +21,7 @@ from disback_ray.algorithms.sampling import classes_evenly
 from disback_ray.cli import main
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.exports.export import Target, export
+from disback_ray.inspection import inspect
 from disback_ray.networks.consistency_unet import ConsistencyUNet
 from disback_ray.networks.edm import build_edm
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
@@ -289,3 +290,6 @@ def test_the_command(points: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     else:
         assert (ended.value.code, said.out, said.err) == (0, f"{tmp_path / 'out'}\n", "")
         assert "README.md" in {file.name for file in (tmp_path / "out").iterdir()}
+        found = inspect(tmp_path / "out")
+        assert (found["kind"], found["points"]) == ("export of a run of mine, for other tools", "of 2 coordinates")
+        assert found["network"] == "MLP of disback_ray.networks.mlp"

@@ -62,6 +62,23 @@ def empty():
     return nn.Identity()
 
 
+class Odd(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.layer = nn.LazyLinear(4) if how == "lazy" else nn.Linear(4, 4)
+        if how == "frozen":
+            self.requires_grad_(False)
+        if how == "leaves":
+            raise SystemExit(3)
+
+    def forward(self, x, sigma, condition):
+        if self.how == "changes":
+            x.add_(1)
+        out = self.layer(x)
+        return {"wide": out.double(), "cut": out.detach(), "nan": out * float("nan")}.get(self.how, out)
+
+
 def number():
     return 3
 
@@ -164,4 +181,23 @@ def test_what_is_refused_in_one_line(named: str, said: str) -> None:
 def test_another_shape_is_refused(factory: str, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
         spec(factory, kwargs={"in_features": 2, "out_features": 2}).check()
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("wide", "gave float64, not float32 as x is"),
+        ("cut", "gave a tensor without a graph"),
+        ("nan", "gave NaN or Inf for zeros"),
+        ("changes", "changed x itself"),
+        ("lazy", "layer.weight has no shape yet"),
+        ("frozen", "without parameters that require gradients"),
+        ("leaves", "failed: SystemExit: 3"),
+    ],
+)
+def test_what_could_not_be_trained_is_refused_before_it_is(how: str, said: str) -> None:
+    spec("Odd", kwargs={"how": "well"}).check()
+    with pytest.raises(ConfigError) as refused:
+        spec("Odd", kwargs={"how": how}).check()
     assert said in str(refused.value)
