@@ -1,8 +1,6 @@
 """Which images a folder, a zip or a parquet file holds: their order, their labels, and in which parts they are read."""
 
 import hashlib
-import json
-import posixpath
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from disback_ray.data.labels import LABELS_FILE, folders_of, hugging_face_names, labels_file, labels_of_json, numbered
 from disback_ray.data.shares import FolderShare, ParquetShare, Share, ZipShare, one_line, open_zip, read_member
 from disback_ray.errors import CheckpointError
 from disback_ray.storage import Folder
 
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-LABELS_FILE = "dataset.json"  # of EDM's data sets
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "png", "image.bytes", "bytes"), ("label", "labels")
 TOGETHER = 128  # images of a folder or a zip in one share
-MOST_JSON, MOST_GROUP, MOST_CLASSES = 256 << 20, 4 << 30, 1 << 16
+MOST_JSON, MOST_GROUP = 256 << 20, 4 << 30
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def _of_folder(where: str, folder: Folder, labelled: bool) -> Listing:
     if parquet and not images:
         return _of_parquet(where, folder, parquet, labelled)
     names = tuple(name for name, _, _ in images)
-    said = _labels_file(names, {name for name, _, _ in files}) if labelled else None
+    said = labels_file(names, {name for name, _, _ in files}) if labelled else None
     raw = None
     if said is not None:
         if (folder.size(said) or 0) > MOST_JSON:
@@ -87,7 +85,7 @@ def _of_zip(where: str, folder: Folder, file: str, labelled: bool) -> Listing:
         members = archive.infolist()
         _refuse_tricks(where, members, size=folder.size(file) or 0)
         names = tuple(sorted(member.filename for member in members if _is_image(member.filename)))
-        said = _labels_file(names, {member.filename for member in members}) if labelled else None
+        said = labels_file(names, {member.filename for member in members}) if labelled else None
         raw = None
         if said is not None:
             raw = read_member(archive, said, most=MOST_JSON)
@@ -95,15 +93,6 @@ def _of_zip(where: str, folder: Folder, file: str, labelled: bool) -> Listing:
                 raise CheckpointError(f"{where}: its {said} is damaged, or larger than {MOST_JSON >> 20} MiB")
     shares = (ZipShare(folder, file, part) for part in _parts(names))
     return _listing(where, shares, names, labelled, said, raw, [where, _stamp(folder, file)])
-
-
-def _labels_file(names: Sequence[str], there: set[str]) -> str | None:
-    """The dataset.json beside the images: at the top, or in a folder that all of them lie in."""
-    if not names:
-        return None
-    around = posixpath.commonpath([f"/{posixpath.dirname(name)}" for name in names]).strip("/").split("/")
-    possible = (posixpath.join(*around[:depth], LABELS_FILE) for depth in range(len(around) + 1))
-    return next((name for name in possible if name in there), None)
 
 
 def _refuse_tricks(where: str, members: Sequence[zipfile.ZipInfo], *, size: int) -> None:
@@ -138,9 +127,9 @@ def _of_parquet(where: str, folder: Folder, files: Sequence[str], labelled: bool
             labelled = labelled and of_labels is not None
             if labelled:
                 labels += table.read(columns=[of_labels]).column(0).to_pylist()
-            named = named or _hugging_face_names(table.schema_arrow, of_labels)
+            named = named or hugging_face_names(table.schema_arrow, of_labels)
         stamps.append(_stamp(folder, file))
-    ids, classes = _numbered(where, labels, named) if labelled else (None, ())
+    ids, classes = numbered(where, labels, named) if labelled else (None, ())
     return _whole(where, shares, count, ids, classes, [where, list(files), stamps])
 
 
@@ -157,15 +146,6 @@ def _image_column(where: str, schema: pa.Schema) -> str:
     return found
 
 
-def _hugging_face_names(schema: pa.Schema, column: str | None) -> list[str] | None:
-    """The classes' names that Hugging Face's `datasets` keep beside the columns."""
-    try:
-        known = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
-        return [str(name) for name in known]
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
 def _listing(
     where: str,
     shares: Iterable[Share],
@@ -179,46 +159,11 @@ def _listing(
     labels: list[Any] | None = None
     if said is not None and raw is not None:
         around = said.removesuffix(LABELS_FILE)
-        labels = _of_json(f"{where}/{said}", raw, [name.removeprefix(around) for name in names])
+        labels = labels_of_json(f"{where}/{said}", raw, [name.removeprefix(around) for name in names])
     elif labelled and names and all("/" in name for name in names):
-        labels = _folders(names)
-    ids, classes = (None, ()) if labels is None else _numbered(where, labels, None)
+        labels = folders_of(names)
+    ids, classes = (None, ()) if labels is None else numbered(where, labels, None)
     return _whole(where, shares, len(names), ids, classes, stamp)
-
-
-def _folders(names: Sequence[str]) -> list[str]:
-    """The first folder of each image, below those that all of them lie in."""
-    while all(name.count("/") > 1 for name in names) and len({name.partition("/")[0] for name in names}) == 1:
-        names = [name.partition("/")[2] for name in names]
-    return [name.partition("/")[0] for name in names]
-
-
-def _of_json(where: str, raw: bytes, names: Sequence[str]) -> list[Any] | None:
-    try:
-        pairs = json.loads(raw)["labels"]
-        known = None if pairs is None else {str(name).replace("\\", "/"): label for name, label in pairs}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise CheckpointError(f'{where}: expected {{"labels": [[name, label], …]}}') from None
-    if known is None:
-        return None
-    if missing := [name for name in names if name not in known]:
-        raise CheckpointError(f"{where}: has no label for {missing[0]!r}, nor for {len(missing) - 1} more")
-    return [known[name] for name in names]
-
-
-def _numbered(where: str, labels: list[Any], named: list[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as 0 … classes - 1. Words are numbered in their order, 2 before 10; numbers stay as they are."""
-    if labels and all(isinstance(label, str) for label in labels):
-        words = set(labels)
-        classes = sorted(words, key=int) if all(word.isdecimal() for word in words) else sorted(words)
-        place = {name: index for index, name in enumerate(classes)}
-        return np.array([place[label] for label in labels], np.int64), tuple(classes)
-    bad = [label for label in labels if type(label) is not int or not 0 <= label < MOST_CLASSES]
-    if bad or not labels:
-        raise CheckpointError(f"{where}: a label is {(bad or [None])[0]!r:.60}: expected whole numbers from 0, or words")
-    highest = max(labels)
-    names = named if named and len(named) > highest else [str(index) for index in range(highest + 1)]
-    return np.array(labels, np.int64), tuple(names)
 
 
 def _whole(
