@@ -84,6 +84,10 @@ def run(
     trace: Annotated[
         bool, typer.Option("--trace", help="Write trace.json into the run's folder: each call of each role, for ui.perfetto.dev.")
     ] = False,
+    on_nonfinite: Annotated[
+        Literal["stop", "skip"] | None,
+        typer.Option(help="NaN or Inf in a step: the run stops (the default), or goes on without the step."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Distil a teacher into a one-step generator: record the degradation path, then backtrack along it."""
@@ -100,6 +104,7 @@ def run(
         progress=True,
         tiny=tiny,
         trace=trace,
+        on_nonfinite=on_nonfinite,
     )
     for line in describe(result.summary, result.paths):
         print(line)

@@ -1,5 +1,6 @@
 """Follows steps that are submitted ahead of their results, and keeps count of what is due between them."""
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 from disback_ray.actors.company import Company
 from disback_ray.actors.timesheet import Timesheet
 from disback_ray.algorithms.cast import Step
+from disback_ray.errors import NonFiniteError
 from disback_ray.interruption import Stop
 from disback_ray.progress import Watcher
 from disback_ray.run_folder import Metrics
@@ -72,6 +74,13 @@ class Follower:
     def finish(self) -> None:
         """Waits for all that was asked for."""
         self._gather(most=0)
+
+    def give_up(self) -> None:
+        """Waits for what was asked for before the steps went wrong, a checkpoint maybe, and forgets the rest."""
+        with contextlib.suppress(NonFiniteError):
+            self.finish()
+        self.asides.clear()
+        self.submitted = self.settled
 
     def ask(self, later: Any, then: Callable[[Any], None] = lambda value: None) -> None:
         """Leaves something to be waited for in passing."""

@@ -42,7 +42,7 @@ class Stopped(Exception):
 class Production:
     """One run: what it plays, where its files lie, who watches, and whether it was asked to stop.
 
-    keep: so many checkpoints; trace: whether each call of a role is noted.
+    keep: so many checkpoints; skips: whether a step with NaN or Inf is left out; trace: whether each call of a role is noted.
     """
 
     recipe: Recipe
@@ -54,6 +54,7 @@ class Production:
     watch: Watcher
     stop: Stop
     keep: int = 2
+    skips: bool = False
     trace: bool = False
 
     def save_summary(self) -> None:

@@ -14,16 +14,18 @@ from disback_ray.algorithms.path import Switch, plateau_switches
 from disback_ray.config import TeacherFile
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
-from disback_ray.errors import CheckpointError
+from disback_ray.errors import CheckpointError, NonFiniteError
 from disback_ray.evaluation.alarms import Alarm, alarms
 from disback_ray.evaluation.verdict import verdict
 from disback_ray.following import Follower
+from disback_ray.nonfinite import NONFINITE, skip, skipped_steps, write_keys
 from disback_ray.production import Production, Stopped
 from disback_ray.run_folder import (
     CHECKPOINTS,
     Checkpoint,
     checkpoint_name,
     drop_checkpoints,
+    drop_checkpoints_after,
     newest_checkpoint,
     save_checkpoint,
 )
@@ -135,8 +137,31 @@ class Rehearsal:
         self.summary.bounds = self.company.wait(bounds)
 
     def record(self) -> None:
-        """Algorithm 1, from its newest checkpoint. Raises Stopped."""
+        """Algorithm 1, from its newest checkpoint. Raises Stopped, NonFiniteError."""
         self.teachers = None
+        self._play(degradation.STAGE, self._record)
+
+    def backtrack(self) -> None:
+        """Algorithm 2, from its newest checkpoint. Raises Stopped, NonFiniteError."""
+        self._play(backtracking.STAGE, self._backtrack)
+
+    def _play(self, stage: str, play: Callable[[], None]) -> None:
+        """Where a step has NaN or Inf and is to be skipped, goes back to before it, and on without it."""
+        while True:
+            try:
+                return play()
+            except NonFiniteError as error:
+                if not self.production.skips:
+                    raise
+                step = skip(self.summary, stage, error)
+                self.production.say(f"skipped: {error}; the keys of its samples are in {NONFINITE}")
+                write_keys(self.production.folder, error)
+                self.follower.give_up()
+                self.company.renew()
+                drop_checkpoints_after(self.production.folder, stage, step)  # with s_φ behind, they may hold half of the step
+                self.production.save_summary()
+
+    def _record(self) -> None:
         if self._goes_without() or self._has_path() or newest_checkpoint(self.production.folder, backtracking.STAGE):
             return
         found = newest_checkpoint(self.production.folder, degradation.STAGE, refuse=self.production.say)
@@ -144,12 +169,17 @@ class Rehearsal:
         self._enter(degradation.STAGE, found, node=0)
         self.production.watch.stage("recording", steps=self.recipe.recording.steps, start=start)
         self.books.open()
-        steps = degradation.degradation_recording(self.cast, self.marks, batches_of=self._batches, start=start)
+        steps = degradation.degradation_recording(
+            self.cast,
+            self.marks,
+            batches_of=self._batches,
+            start=start,
+            skipped=skipped_steps(self.summary, degradation.STAGE),
+        )
         last = self.follower.follow(steps, after=self._after_recording)
         self._end(degradation.STAGE, last, total=self.recipe.recording.steps)
 
-    def backtrack(self) -> None:
-        """Algorithm 2, from its newest checkpoint. Raises Stopped."""
+    def _backtrack(self) -> None:
         back, alone = self.recipe.backtracking, self._goes_without()
         found = newest_checkpoint(self.production.folder, backtracking.STAGE, refuse=self.production.say)
         if alone and found is None:
@@ -175,7 +205,7 @@ class Rehearsal:
         back = self.recipe.backtracking
         return backtracking.distribution_backtracking(
             self.cast, plan, steps=back.steps, batches_of=self._batches, fake_updates=back.fake_updates, staleness=back.staleness,
-            start=start, stage=stage,
+            start=start, stage=stage, skipped=skipped_steps(self.summary, stage),
         )  # fmt: skip
 
     def evaluate(self) -> None:

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from disback_ray import limited_yaml
 from disback_ray.config import ClusterConfig, Recipe, is_resolved
 from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.evaluation.looks import SIGMAS
+from disback_ray.limited_yaml import NotYaml
 from disback_ray.run_lock import LOCK
 from disback_ray.storage import Folder
 from disback_ray.teachers.saved import is_saved, proof_of
@@ -80,8 +82,8 @@ def check_teacher(folder: Folder, teacher: Folder) -> None:
 def _config(folder: Folder) -> dict[str, Any] | None:
     """What write_config() wrote; None where the file is somebody else's: many programs have a config.yaml."""
     try:
-        found = yaml.safe_load(folder.read(CONFIG))
-    except (yaml.YAMLError, ValueError):
+        found = limited_yaml.load(folder.read(CONFIG))
+    except NotYaml:
         return None
     return found if is_resolved(found) else None
 
@@ -140,6 +142,14 @@ def drop_checkpoints(folder: Folder, stage: str, step: int, *, keep: int) -> Non
         checkpoints.remove(name)
 
 
+def drop_checkpoints_after(folder: Folder, stage: str, step: int) -> None:
+    """Deletes those of a stage that hold more than so many steps, and those that were not finished. Raises CheckpointError."""
+    checkpoints = folder / CHECKPOINTS
+    for name in (name for name in checkpoints.names() if name.startswith(f"{stage}-")):
+        if name > checkpoint_name(stage, step) or not (checkpoints / name).has(MANIFEST):
+            checkpoints.remove(name)
+
+
 def checkpoint_name(stage: str, step: int) -> str:
     return f"{stage}-{step:08d}"
 
@@ -182,7 +192,9 @@ class Metrics:
         if folder.has(METRICS):
             try:
                 self.rows = pq.read_table(io.BytesIO(folder.read(METRICS))).to_pylist()
-            except pa.ArrowException as error:
+                if self.rows and not {"stage", "step", "seconds"} <= self.rows[0].keys():
+                    raise pa.ArrowInvalid("its columns are not a run's")
+            except (pa.ArrowException, OSError) as error:
                 reason = str(error).splitlines()[0]
                 raise CheckpointError(f"{folder.uri}/{METRICS} is damaged: {reason}: delete it to go on without it") from None
 
@@ -238,7 +250,7 @@ class Summary:
     """summary.json, as it grows. teacher: its folder in the cache; stages: seconds; error: the line that ended a failed run.
 
     teacher_sha256: of the weights that the run is made with; empty until they are there.
-
+    skipped: steps that changed nothing, for NaN or Inf, with the keys of their samples.
     losses: of roles that were made good; recoveries: how, the last hundred of them. devices: how busy each was while backtracking.
     trial: of `path: auto`: how far the samples were from the teacher's before and after it, and whether the path was recorded then.
     bounds: mismatch and spread of real data (without data, of the teacher's samples); alarms, verdict: see evaluation/.
@@ -261,6 +273,7 @@ class Summary:
     versions: dict[str, str] = field(default_factory=versions)
     pictures: list[dict[str, str]] = field(default_factory=list)
     devices: dict[str, Any] = field(default_factory=dict)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
     losses: int = 0
     recoveries: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None

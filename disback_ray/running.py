@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Literal
 
 from disback_ray.actors.company import Places
 from disback_ray.config import ClusterConfig, Recipe, Teacher, check_agreement, load_cluster, load_recipe, resolved
@@ -11,6 +12,7 @@ from disback_ray.data.prepared import left_out
 from disback_ray.data.sources import ImagesData
 from disback_ray.errors import ConfigError, DisbackError, NonFiniteError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
+from disback_ray.nonfinite import write_keys
 from disback_ray.one_teacher import train_once
 from disback_ray.production import Production, Stopped, check_networks, modules_of, student_folder, teacher_folder, teacher_plan
 from disback_ray.progress import OnConsole, Silent, Watcher
@@ -27,8 +29,6 @@ from disback_ray.tiny import tiny_overrides
 
 DEFAULT_RECIPE = "digits"
 CACHE, DATA = "teachers", "data"
-NONFINITE = "nonfinite.json"
-"""The keys of the samples at which NaN or Inf came up: whoever draws them again sees it again."""
 
 
 def run(
@@ -43,6 +43,7 @@ def run(
     progress: bool = False,
     tiny: bool = False,
     trace: bool = False,
+    on_nonfinite: Literal["stop", "skip"] | None = None,
 ) -> RunResult:
     """Distils a recipe's teacher into a one-step generator; goes on where the same run was left.
 
@@ -52,6 +53,7 @@ def run(
     overrides: `key=value`, of the recipe, or of the cluster file with `cluster.` before the key. in_process: no Ray, all roles here.
     fresh: delete what an earlier run left in the folder. progress: show it on the terminal. tiny: the recipe at the size of a test,
     with random weights in place of the teacher's file; `overrides` still count. trace: write trace.json, with each call of each role.
+    on_nonfinite: what NaN or Inf in a step does, where it isn't to be what the cluster file says.
 
     Raises DisbackError (see errors.py) with one line for a user; KeyboardInterrupt once what there is has been kept.
     """
@@ -60,6 +62,7 @@ def run(
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise ConfigError(f"seed: {seed}: expected a whole number of 0 … 2⁶³ - 1")
     mine = [o.removeprefix("cluster.") for o in overrides if o.startswith("cluster.")]
+    mine += [f"recovery.on_nonfinite={on_nonfinite}"] if on_nonfinite else []
     places_on = load_cluster(cluster or (str(recipe) if run_again else None), overrides=mine)
     name = recipe or places_on.recipe or DEFAULT_RECIPE
     storage = Folder.at(places_on.storage)
@@ -120,7 +123,17 @@ def _produce(
         write_config(folder, written, cluster, seed=seed)
         summary, metrics = _summary(folder, recipe, seed), Metrics(folder)
         production = Production(
-            recipe, seed, folder, places, summary, metrics, watch, stop, keep=cluster.checkpoints.keep, trace=trace
+            recipe,
+            seed,
+            folder,
+            places,
+            summary,
+            metrics,
+            watch,
+            stop,
+            keep=cluster.checkpoints.keep,
+            trace=trace,
+            skips=cluster.recovery.on_nonfinite == "skip",
         )
         production.summary.teacher = places.teacher.name
         production.save_summary()
@@ -160,7 +173,7 @@ def _produce(
             raise KeyboardInterrupt from None
         except DisbackError as error:
             if isinstance(error, NonFiniteError):
-                folder.write_json(NONFINITE, {"error": str(error), **error.keys})
+                write_keys(folder, error)
             production.summary.status, production.summary.error = "failed", str(error)
             raise
         finally:

@@ -233,7 +233,7 @@ class Folder:
         """Raises CheckpointError where it is missing or no JSON."""
         try:
             return json.loads(self.read(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.uri}/{name} is damaged: {error}") from None
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

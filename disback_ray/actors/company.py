@@ -60,6 +60,7 @@ class Company:
 
     kept([(what snapshot() gave, what load() takes)]): the roles can go on from there, and need nothing that came before. log_steps:
     after so many steps there has to be a checkpoint, None where nothing is logged.
+    renew(): every role is as it was when it was built.
     accounts(): each seat's calls since the last time, and what to add to its clock to have this process's.
     """
 
@@ -72,6 +73,7 @@ class Company:
     is_ready: Callable[[Any], bool]
     kept: Callable[..., None]
     log_steps: int | None
+    renew: Callable[[], None]
     accounts: Callable[[], tuple[dict[str, Account], dict[str, float]]]
     seats: dict[str, dict[str, Any]]
 
@@ -206,11 +208,18 @@ def sigma_init(recipe: Recipe, teacher: DenoiserSpec) -> float:
 class Here:
     """A role in this process, with the number of threads that it would have in its own."""
 
-    def __init__(self, name: str, role: Any, *, threads: int, sheet: Timesheet) -> None:
+    def __init__(self, name: str, part: Part, *, threads: int, sheet: Timesheet) -> None:
         self._name = name
-        self._role = role
+        self._part = part
         self._threads = threads
         self._sheet = sheet
+        self._renew()
+
+    def _renew(self) -> None:
+        """A new role in place of the one that there is, which goes first."""
+        role, arguments = self._part
+        self._role: Any = None
+        self._role = role(**arguments)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         call = getattr(self._role, method)
@@ -229,10 +238,12 @@ def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources
     """All roles in this process, one after the other: the same lines, the same numbers. trace: whether each call is noted."""
     needed = parts(recipe, places, seed=seed)
     sheets = {name: Timesheet(trace) for name in needed}
-    made = {
-        name: Here(name, role(**arguments), threads=roles[name].threads, sheet=sheets[name])
-        for name, (role, arguments) in needed.items()
-    }
+    made = {name: Here(name, part, threads=roles[name].threads, sheet=sheets[name]) for name, part in needed.items()}
+
+    def renew() -> None:
+        for role in made.values():
+            role._renew()
+
     here = {"pid": os.getpid(), "node": socket.gethostname(), "devices": []}
     return _company(
         made,
@@ -241,6 +252,7 @@ def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources
         is_ready=lambda value: True,
         kept=lambda *points: None,
         log_steps=None,
+        renew=renew,
         accounts=lambda: ({name: sheet.account() for name, sheet in sheets.items()}, {}),
     )
 
@@ -260,7 +272,7 @@ def on_ray(
     most = log_steps(recipe, load_spec(places.teacher).shape, limits)
     return _company(
         made, recovery.seats, wait=recovery.wait, is_ready=recovery.is_ready, kept=recovery.kept, log_steps=most,
-        accounts=recovery.accounts,
+        accounts=recovery.accounts, renew=recovery.renew,
     )  # fmt: skip
 
 

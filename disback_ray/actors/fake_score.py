@@ -250,6 +250,14 @@ class FakeScore:
             self.loss = 0.0
         return self.last
 
+    def skip(self, step: int) -> dict[str, float]:
+        """In place of a whole step: its versions pass, and no weights change. Raises VersionError."""
+        updates = self.settings.stages[self.stage].updates
+        for version in range(max(self.learner.version, step * updates), (step + 1) * updates):
+            self.learner.skip(version)
+        self.last = {}
+        return {}
+
     @looks
     def keep_node(self, node: int, *, step: int) -> dict[str, float]:
         """Keeps the present weights as a node of the path (Algorithm 1). Raises VersionError, CheckpointError."""

@@ -152,6 +152,12 @@ class Generator:
             self.last = {"field_norm": (squares / parts) ** 0.5, "generator_grad_norm": made["grad_norm"]}
         return self.last
 
+    def skip(self, step: int) -> dict[str, float]:
+        """In place of a whole step: the version passes, and no weights change. Raises VersionError."""
+        self.learner.skip(step)
+        self.last = {}
+        return {}
+
     @looks
     def draw(self, wanted: Drawn, *, seed: int) -> Drawn:
         """One-step samples of the averaged weights for the shape and classes of `wanted`."""

@@ -228,6 +228,15 @@ class Recovery:
                     accounts.pop(seat, None)
         return accounts, clocks
 
+    def renew(self) -> None:
+        """Builds every role anew, in the process that it has, as if nothing had been asked of any. What is under way ends first."""
+        self._until_there([call.note for player in self.players.values() for call in player.log if call.note is not None])
+        for player in self.players.values():
+            player.log, player.turns, player.under_way = [], 0, {}
+        mending = _Mending(anew=set(self.players))
+        while mending.anew:
+            self._build(mending)
+
     # -- losses --
 
     def _mend(self, wanted: Iterable[Call]) -> None:

@@ -1,7 +1,7 @@
 """Algorithm 2, Distribution Backtracking."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from disback_ray.algorithms.cast import BatchesOf, Cast, Later, Step, Target
 from disback_ray.algorithms.noise import Batch
@@ -52,17 +52,20 @@ def distribution_backtracking(
     staleness: int = 0,
     start: int = 0,
     stage: str = STAGE,
+    skipped: Collection[int] = (),
 ) -> Iterator[Step]:
     """Algorithm 2 from step `start`: φ ← θ'_N has happened; walks back along the path to the teacher.
 
     staleness: by how many steps s_φ learns later than it scores, so that step k hears the φ of step k - staleness; all is learnt
-    with the last step. plan: may grow while the steps are played. Yields each step once submitted.
+    with the last step. plan: may grow while the steps are played. skipped: steps that change no weights, of neither role.
+    Yields each step once submitted.
     """
     loaded = fetched = None
     unlearnt: deque[tuple[int, list[Later]]] = deque()
     if start < steps:
         for late in range(max(start - staleness, 0), start):
-            unlearnt.append((late, [cast.fake_score.unlearnt(batch) for batch in batches_of(stage, late)]))
+            batches = () if late in skipped else batches_of(stage, late)
+            unlearnt.append((late, [cast.fake_score.unlearnt(batch) for batch in batches]))
     for step in range(start, steps):
         node = target_at(step, plan)
         results: Results = ()
@@ -70,12 +73,19 @@ def distribution_backtracking(
             results = (cast.path_node.load(node),)
             loaded = node
         target = cast.path_node if node else cast.teacher
-        samples, descended = generator_step(cast, step, batches_of(stage, step), target=target, node=node)
+        if step in skipped:
+            samples, descended = list[Later](), (cast.generator.skip(step),)
+        else:
+            samples, descended = generator_step(cast, step, batches_of(stage, step), target=target, node=node)
         results += descended
         if (coming := next_switch(step, plan, within=PREFETCH_STEPS)) and coming.node not in (0, fetched):
             results += (cast.path_node.prefetch(coming.node),)
             fetched = coming.node
         unlearnt.append((step, samples))
         while len(unlearnt) > (staleness if step + 1 < steps else 0):
-            results += fake_score_step(cast, *unlearnt.popleft(), updates=fake_updates)
+            late, samples = unlearnt.popleft()
+            if late in skipped:
+                results += (cast.fake_score.skip(late),)
+            else:
+                results += fake_score_step(cast, late, samples, updates=fake_updates)
         yield Step(stage, step, node, results)

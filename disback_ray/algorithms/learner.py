@@ -79,6 +79,12 @@ class Learner:
         self.last = {"grad_norm": norm, "lr": rate}
         return self.last
 
+    def skip(self, version: int) -> None:
+        """From version to version + 1 with the weights that there are. Asked again, it does nothing. Raises VersionError."""
+        if self.version != version + 1:
+            self.require(version)
+            self.version, self.last = version + 1, {}
+
     def state(self) -> dict[str, Tensor]:
         """Trained weights, optimiser and version as flat tensors; to be taken between updates."""
         tensors = {f"weights.{name}": tensor for name, tensor in trained(self.module).items()}

@@ -78,12 +78,14 @@ class RecoveryLimits(Frozen):
 
     hang: seconds after which a call that also takes 20 times the longest of its kind so far is given up, and its role taken as lost.
     log_mb: what its calls since the last checkpoint may hold in the object store, which spills to disk; then there is a checkpoint.
+    on_nonfinite: what NaN or Inf in a step does: the run stops, or goes on without the step.
     """
 
     losses: Annotated[int, Ge(0)] = 5
     within: Positive = 60.0
     hang: Positive = 120.0
     log_mb: Count = 1024
+    on_nonfinite: Literal["stop", "skip"] = "stop"
 
 
 class Checkpoints(Frozen):

@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 import yaml
 
+from disback_ray import limited_yaml
 from disback_ray.config.cluster import ClusterConfig
 from disback_ray.config.complaints import nearest
 from disback_ray.config.parsing import Model, parse
 from disback_ray.config.recipe import Recipe
 from disback_ray.errors import ConfigError
+from disback_ray.limited_yaml import NotYaml
 
 RESOLVED = frozenset({"recipe", "seed", "cluster"})
 """What a run's config.yaml holds."""
@@ -49,8 +51,8 @@ def recipe_text(name: str) -> str:
 def resolved(name: str, *, folder: Literal["recipes", "clusters"] = "recipes") -> dict[str, Any] | None:
     """What a run's config.yaml holds, where `name` is one: recipe, seed and cluster. Raises ConfigError where it is no file."""
     try:
-        found = yaml.safe_load(_text(name, folder=folder))
-    except (yaml.YAMLError, RecursionError, ValueError):
+        found = limited_yaml.load(_text(name, folder=folder))
+    except NotYaml:
         return None  # parse() says what is wrong
     return found if is_resolved(found) else None
 

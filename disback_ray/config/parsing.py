@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from disback_ray import limited_yaml
 from disback_ray.config.complaints import explain
 from disback_ray.errors import ConfigError
+from disback_ray.limited_yaml import NotYaml
 from disback_ray.teachers.hub import is_hub_id
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -24,9 +25,9 @@ def parse(text: str, *, model: type[Model], where: str, overrides: Sequence[str]
     In an override, a file is relative to the working directory. Raises ConfigError, one line that names the key.
     """
     try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+        data = limited_yaml.load(text)
+    except NotYaml as error:
+        raise ConfigError(f"{where}: not YAML: {error}") from None
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: holds {type(data).__name__}, not keys and values")
@@ -77,6 +78,6 @@ def _override(data: dict[str, Any], text: str) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"--set {text}: {parent} holds a value, not keys")
     try:
-        data[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+        data[last] = limited_yaml.load(value)
+    except NotYaml:
         raise ConfigError(f"--set {text}: the value is not YAML") from None

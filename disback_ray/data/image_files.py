@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from disback_ray.data.arrays import read_arrays
 from disback_ray.data.listing import listing
 from disback_ray.data.pixels import CorruptImage, complaint, note, whole
 from disback_ray.errors import CheckpointError
@@ -81,14 +80,11 @@ class ImageFiles:
         folder, name = Folder.of_file(self.where)
         data = folder.read(name)
         self._sha.update(data)
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                key = next((key for key in ("x", "arr_0") if key in arrays.files), None)
-                if key is None:
-                    raise CheckpointError(f"{self.where}: has neither x nor arr_0, but {', '.join(arrays.files)}: no images")
-                x = arrays[key]
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise CheckpointError(f"{self.where}: damaged: {' '.join(str(error).split())[:160]}") from None
+        arrays = read_arrays(data, ("x", "arr_0"), where=self.where)
+        key = next((key for key in ("x", "arr_0") if key in arrays), None)
+        if key is None:
+            raise CheckpointError(f"{self.where}: has neither x nor arr_0: no images")
+        x = arrays[key]
         if x.ndim != 4:
             raise CheckpointError(f"{self.where}: {key} has shape {x.shape}: no images")
         if x.dtype == np.uint8:

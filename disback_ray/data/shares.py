@@ -69,11 +69,15 @@ class ParquetShare:
 Share = FolderShare | ZipShare | ParquetShare
 
 
+DAMAGED = (zipfile.BadZipFile, zlib.error, KeyError, OSError, EOFError, ValueError, RuntimeError, MemoryError)
+"""What zipfile raises for a zip that is damaged, encrypted or packed in a way that it doesn't know."""
+
+
 def open_zip(folder: Folder, file: str) -> zipfile.ZipFile:
     """Raises CheckpointError where it is missing or no zip."""
     try:
         return zipfile.ZipFile(folder.open_file(file))
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{folder.uri}/{file}: not a zip, or damaged: {' '.join(str(error).split())[:120]}") from None
 
 
@@ -82,15 +86,7 @@ def read_member(archive: zipfile.ZipFile, name: str, *, most: int = MOST_BYTES) 
     try:
         with archive.open(name) as member:
             return member.read(most + 1)  # one more than is allowed, which tells
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        KeyError,
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-    ):  # RuntimeError: it is encrypted
+    except DAMAGED:
         return b""
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
+from disback_ray.data.arrays import read_arrays
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluation.kinds import FeatureKind, Origin
 from disback_ray.evaluation.moments import Gaussian, Moments
@@ -104,15 +104,16 @@ def save_statistics(folder: Folder, name: str, found: Statistics) -> None:
 def read_statistics(file: Fetched) -> Statistics:
     """Ours, clean-fid's or EDM's. Raises CheckpointError where it is damaged or holds no statistics."""
     try:
-        with np.load(io.BytesIO(file.data), allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files if name in ("mu", "sigma", "about", "features")}
+        found = read_arrays(file.data, ("mu", "sigma", "about", "features"), where="no statistics of features")
         mean, covariance = (np.asarray(found[name], np.float64) for name in ("mu", "sigma"))
         about = json.loads(str(found["about"])) if "about" in found else None
         kind = FeatureKind.from_json(about["kind"]) if about is not None and about["kind"] else None
         origin = Origin(file.name, file.sha256, None) if about is None else Origin.from_json(about["origin"])
     except KeyError as error:
         raise CheckpointError(f"{file.name}: no statistics of features: it has no {error.args[0]!r}") from None
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.name}: {error}") from None
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise CheckpointError(f"{file.name}: no statistics of features: {' '.join(str(error).split())[:200]}") from None
     if about is not None:
         origin = replace(origin, name=f"{file.name} of {origin.name}", sha256=file.sha256)

@@ -136,11 +136,11 @@ def _side(told: Any, resolution: int | None) -> tuple[int, int]:
 def _try(arguments: dict[str, Any], shape: tuple[int, ...], classes: int) -> None:
     """Lets the network compute without numbers."""
     with torch.device("meta"):
-        network = diffusers().UNet2DModel(**arguments)
         labels = torch.zeros(1, dtype=torch.int64) if classes else None
         try:
+            network = diffusers().UNet2DModel(**arguments)
             out = network(torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64), class_labels=labels).sample
-        except (RuntimeError, ValueError, IndexError) as error:
+        except Exception as error:  # of arguments that it doesn't know, or that don't fit one another: a dozen kinds
             raise CheckpointError(
                 f"its network can't take images of {shape[-2]} × {shape[-1]} pixels ({_first(error)})"
             ) from None

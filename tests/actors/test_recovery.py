@@ -17,7 +17,7 @@ import torch
 from disback_ray.actors import on_ray
 from disback_ray.actors.calls import Call, looks, starts
 from disback_ray.actors.on_ray import OnRay
-from disback_ray.actors.recovery import Proxy, Recovered, Recovery
+from disback_ray.actors.recovery import Player, Proxy, Recovered, Recovery
 from disback_ray.actors.turns import OutOfTurn
 from disback_ray.config import RecoveryLimits
 from disback_ray.errors import ClusterError, DeviceMemoryError, NonFiniteError
@@ -71,9 +71,6 @@ class Role:
 
     def no_room(self) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
-
-    def end(self) -> None:
-        os._exit(1)
 
     def die(self, once: str, x: Any = None) -> list[Any]:
         if not os.path.exists(once):
@@ -129,7 +126,7 @@ def seat(attached: str, tmp_path: Path) -> Seat:
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_values_errors_and_order(seat: Seat) -> None:
     ours = NonFiniteError("the score has NaN: lower its lr")
-    troupe = seat(teacher={"nan": ours, "bug": ZeroDivisionError("a bug")})
+    troupe = seat(teacher={"nan": ours})
     role, wait, is_ready = troupe.proxies["teacher"], troupe.recovery.wait, troupe.recovery.is_ready
     first = role.double(torch.arange(3))
     assert isinstance(first, Call)
@@ -146,9 +143,6 @@ def test_values_errors_and_order(seat: Seat) -> None:
         with pytest.raises(NonFiniteError) as raised:
             wait(later)
         assert str(raised.value) == str(ours)
-    troupe = seat(teacher={"bug": ZeroDivisionError("a bug")})
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        troupe.recovery.wait(troupe.proxies["teacher"].fail("bug"))
     assert not troupe.heard.events
 
 
@@ -171,53 +165,48 @@ def test_whoever_is_lost_is_there_again_with_all_that_it_knew(seat: Seat, tmp_pa
 
 
 def test_from_where_it_was_saved(seat: Seat, tmp_path: Path) -> None:
-    """It goes on from what `load` gives; nothing that came before is asked of it or kept for it."""
+    """It goes on from what `load` gives; nothing that came before is asked of it or kept for it. A replay that differs is told."""
     troupe = seat(a={})
-    a, log = troupe.proxies["a"], troupe.recovery.players["a"].log
-    troupe.recovery.wait([a.begin(1), a.add(2)])
+    a, wait = troupe.proxies["a"], troupe.recovery.wait
+    wait([a.begin(1), a.add(2)])
     saved = a.look()
     later = a.add(3)
-    troupe.recovery.wait([saved, later])
+    wait([saved, later])
     troupe.recovery.kept([(saved, (["loaded"],), {})])
     log = troupe.recovery.players["a"].log
     assert [(call.method, call.args) for call in log] == [("load", (["loaded"],)), ("add", (3,))]
-    assert troupe.recovery.wait(a.die(str(tmp_path / "died"), 4)) == [["loaded"], 3, 4]
+    assert wait(a.die(str(tmp_path / "died"), 4)) == [["loaded"], 3, 4]
     troupe.recovery.kept()
     assert [call.method for call in troupe.recovery.players["a"].log] == ["load"], "the last start stays"
-
-
-def test_a_replay_that_differs_is_told(seat: Seat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    troupe = seat(a={})
-    a = troupe.proxies["a"]
-    call = a.add(1)
-    troupe.recovery.wait(call)
-    call.args = (2,)  # as if it had computed something else
-    assert troupe.recovery.wait(a.die(str(tmp_path / "died"))) == [0, 2, None]
-    assert [event.identical for event in troupe.heard.events] == [False]
-    assert troupe.recovery.wait(call) == [0, 1], "what was given once stays given"
+    call = a.add(5)
+    given = wait(call)
+    call.args = (6,)  # as if it had computed something else
+    assert wait(a.die(str(tmp_path / "died again"))) == [["loaded"], 6, None]
+    assert [event.identical for event in troupe.heard.events] == [False, False], "add(3) once gave [1, 2, 3]"
+    assert wait(call) == given, "what was given once stays given"
 
 
 def test_who_hangs_is_given_up_and_put_up_again(seat: Seat, tmp_path: Path) -> None:
     """In a call, or altogether: a stopped process gives no sign of life, and doesn't hear that it is to end."""
-    troupe = seat(a={}, b={}, hang=3, losses=50)
-    a, b, wait = troupe.proxies["a"], troupe.proxies["b"], troupe.recovery.wait
+    troupe = seat(a={}, hang=3, losses=50)
+    a, wait = troupe.proxies["a"], troupe.recovery.wait
     (tmp_path / "done").touch()
-    wait([a.add(1), a.pause(str(tmp_path / "done")), b.add(2)])
-    assert wait(b.look(a.pause(str(tmp_path / "hung")))) == [0, 2]
-    assert wait(a.look()) == [0, 1, "paused", "paused"]
-    os.kill(troupe.recovery.seats["b"]["pid"], signal.SIGSTOP)
-    assert wait(b.add(3)) == [0, 2, 3]
-    reasons = [
-        event.reason for event in troupe.heard.events
-    ]  # on a busy machine others may be given up as well: it costs nothing
+    wait([a.add(1), a.pause(str(tmp_path / "done"))])
+    assert wait(a.pause(str(tmp_path / "hung"))) == [0, 1, "paused", "paused"]
+    os.kill(troupe.recovery.seats["a"]["pid"], signal.SIGSTOP)
+    assert wait(a.add(3)) == [0, 1, "paused", "paused", 3]
+    reasons = [event.reason for event in troupe.heard.events]  # on a busy machine it may be given up once more: it costs nothing
     assert any(reason.startswith("it hung in pause for ") for reason in reasons), reasons
     assert any(reason.startswith("it gave no sign of life for ") for reason in reasons), reasons
 
 
-def test_too_little_gpu_memory_is_one_line(seat: Seat) -> None:
-    troupe = seat(generator={})
+def test_errors_are_one_line_but_a_bug_keeps_its_traceback(seat: Seat) -> None:
+    troupe = seat(generator={"bug": ZeroDivisionError("a bug")})
+    role, wait = troupe.proxies["generator"], troupe.recovery.wait
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        wait(role.fail("bug"))
     with pytest.raises(DeviceMemoryError) as raised:
-        troupe.recovery.wait(troupe.proxies["generator"].no_room())
+        wait(role.no_room())
     assert str(raised.value).startswith(
         "generator ran out of GPU memory in no_room: CUDA out of memory. Tried to allocate 2.00 GiB. More.: "
     )
@@ -225,20 +214,24 @@ def test_too_little_gpu_memory_is_one_line(seat: Seat) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_lost_too_often_is_one_line(seat: Seat) -> None:
-    troupe = seat(generator={}, losses=1)
-    later = troupe.proxies["generator"].end()  # each time
+def test_lost_too_often_is_one_line() -> None:
+    recovery = Recovery(RecoveryLimits(losses=1, within=60), Heard(), missing=lambda: "")
+    process: Any = None
+    player = Player("generator", Role, lambda: process, process)
+    player.losses.append(time.monotonic() - 61)
+    recovery._count(player, "its machine is gone")
     with pytest.raises(ClusterError) as raised:
-        troupe.recovery.wait(troupe.proxies["generator"].look(later))
+        recovery._count(player, "its process died")
     advice = "run the same command again to go on from the last checkpoint"
     assert str(raised.value) == f"generator was lost 2 times within 60 s: its process died; {advice}"
-    assert raised.value.__cause__ is None
 
 
-def test_a_machine_that_doesn_t_see_the_folder(seat: Seat, tmp_path: Path) -> None:
-    (tmp_path / "proof").unlink()
+def test_a_machine_that_doesn_t_see_the_folder(tmp_path: Path) -> None:
+    hosted = on_ray.Hosted("a", 1, False)
     with pytest.raises(ClusterError, match=f"a runs on a machine that doesn't see {tmp_path}: set `storage`"):
-        seat(a={})
+        hosted.build("a", Role, {}, Folder.at(tmp_path), "proof")
+    (tmp_path / "proof").touch()
+    assert hosted.build("a", Role, {}, Folder.at(tmp_path), "proof").pid == os.getpid()
 
 
 def test_a_call_is_made_once_in_its_turn() -> None:

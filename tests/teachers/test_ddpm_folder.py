@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.fuzz import one
 from disback_ray import hugging_face
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.hugging_face import diffusers
@@ -300,3 +301,8 @@ def test_without_diffusers_it_says_what_to_install(saved: Path, tmp_path: Path, 
     with pytest.raises(ConfigError, match=r"diffusers is not installed.*pip install 'disback-ray\[diffusers\]'"):
         import_teacher(Folder.at(tmp_path / "cache"), str(saved), format="diffusers", expected=ANY)
     hugging_face._imported.cache_clear()
+
+
+@pytest.mark.parametrize(("name", "cases"), [("ddpm", 10), ("pipeline", 15), ("lora", 3)])
+def test_damaged_folders_are_read_or_refused_in_one_line(name: str, cases: int) -> None:
+    assert not one(name, cases=cases).faults

@@ -1,0 +1,66 @@
+"""YAML from anywhere: PyYAML's safe loader, with limits on how much there is and how deep, aliases counted as what they stand for."""
+
+from typing import Any
+
+import yaml
+
+MOST_BYTES, MOST_NODES, MOST_DEPTH = 1 << 20, 20_000, 40
+"""The largest of the recipes that are shipped has 3 kB, 100 nodes, and is 5 deep."""
+
+
+class NotYaml(ValueError):
+    """In one line, why a text is not read."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Counts while it composes, and stops before anything is built."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.nodes = self.depth = 0
+        self.sizes: dict[str, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        anchor, before = event.anchor, self.nodes
+        if isinstance(event, yaml.AliasEvent):
+            if anchor in self.anchors and anchor not in self.sizes:
+                raise NotYaml(f"*{anchor} stands for what it is in")
+            self.nodes += self.sizes.get(anchor, 0)
+        else:
+            self.nodes += 1
+        if self.nodes > MOST_NODES:
+            raise NotYaml(f"more than {MOST_NODES:,} values, with what aliases (*name) stand for")
+        if self.depth >= MOST_DEPTH:
+            raise NotYaml(f"nested more than {MOST_DEPTH} deep")
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        if anchor is not None:
+            self.sizes.setdefault(anchor, self.nodes - before)
+        return node
+
+
+def load(text: str | bytes) -> Any:
+    """The values in a text. Raises NotYaml where it is no YAML, or more than a file of settings is."""
+    if len(text) > MOST_BYTES:
+        raise NotYaml(f"larger than {MOST_BYTES >> 20} MiB")
+    try:
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        loader = _Loader(decoded)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except NotYaml:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise NotYaml(" ".join(str(error).split())) from None
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        OverflowError,
+    ) as error:  # by PyYAML, for values that don't fit their tag
+        raise NotYaml(f"a value that doesn't fit its tag ({type(error).__name__})") from None

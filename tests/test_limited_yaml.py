@@ -1,0 +1,56 @@
+"""Files of settings are small and shallow; what is neither is refused before it is built."""
+
+import itertools
+
+import pytest
+
+from disback_ray.errors import ConfigError
+from disback_ray.limited_yaml import MOST_BYTES, NotYaml, load
+
+LETTERS = "abcdefghi"
+BOMBS = {
+    "a billion laughs": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise(LETTERS)),
+    "merged keys": "a: &a {x: 1, y: 2}\n"
+    + "".join(f"{new}: &{new} {{<<: [{','.join([f'*{old}'] * 9)}]}}\n" for old, new in itertools.pairwise(LETTERS)),
+    "itself": "&a [*a]",
+    "itself as a key": "&a {*a : 1}",
+    "deep lists": "[" * 50_000,
+    "deep keys": "{a: " * 50_000,
+    "deep blocks": "- " * 50_000,
+    "too long": "a: " + "x" * MOST_BYTES,
+    "too many keys": "\n".join(f"k{index}: 1" for index in range(20_001)),
+    "a huge number": "a: " + "9" * 10_000,
+    "a call": "!!python/object/apply:os.system [touch executed]",
+    "a class": "!!python/name:os.system",
+    "an empty number": "!!int ''",
+    "no time": "!!timestamp x",
+    "no truth": "!!bool x",
+    "no day": "2001-99-99",
+    "a list as a key": "{[1]: 2}",
+    "a zero": "a: \0",
+    "two documents": "a: 1\n---\nb: 2",
+    "no text": b"\xff\xfe\xff",
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_what_is_no_file_of_settings_is_refused_in_one_line(kind: str) -> None:
+    with pytest.raises(NotYaml) as refused:
+        load(BOMBS[kind])
+    assert 0 < len(str(refused.value)) < 1000
+    assert "\n" not in str(refused.value)
+
+
+def test_all_else_is_what_pyyaml_makes_of_it() -> None:
+    text = "a: &a {x: 1, y: [1, 2.5, null, true]}\nb: *a\nc: {<<: *a, x: 3}\n"
+    inner = {"x": 1, "y": [1, 2.5, None, True]}
+    assert load(text) == load(text.encode()) == {"a": inner, "b": inner, "c": inner | {"x": 3}}
+    assert load("") is None
+
+
+def test_a_bomb_is_refused_wherever_yaml_comes_from() -> None:
+    from disback_ray.config import load_recipe
+
+    with pytest.raises(ConfigError, match=r"--set batch=\[\[.*the value is not YAML"):
+        load_recipe("ring8", overrides=["batch=" + "[" * 1000])
