@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from disback_ray.comparison.arms import ARMS, PAPER, chosen
+from disback_ray.comparison.arms import ARMS, MEANINGS, PAPER, chosen
 from disback_ray.comparison.curves import Curve, curve_of
 from disback_ray.comparison.outcome import NEVER, Outcome, outcome
 from disback_ray.comparison.page import render
@@ -52,6 +53,7 @@ def compare(
     recipe: str,
     *,
     arms: Sequence[str] = PAPER,
+    variants: Mapping[str, Sequence[str]] = MappingProxyType({}),
     seeds: int = 5,
     out: str | None = None,
     overrides: Sequence[str] = (),
@@ -66,10 +68,12 @@ def compare(
     """Plays each arm with each seed, interleaved, and writes comparison.html and comparison.json into `out`.
 
     Runs that are there already, whole or in part, are gone on with. every: steps between two looks. cluster: play over Ray's actors
-    there; None plays in this process, with the same numbers. goals: levels of them are added to `levels`.
+    there; None plays in this process, with the same numbers. goals: levels of them are added to `levels`. variants: arms of one's own,
+    each with what it changes in the recipe.
     Raises ConfigError where the recipe measures nothing or has no path, and whatever a run raises.
     """
-    names = chosen(arms)
+    played = {name: ARMS[name] for name in chosen(arms)} | dict(variants)
+    names = tuple(played)
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: at least one")
     for goal in goals:
@@ -85,14 +89,15 @@ def compare(
         for arm in _turned(names, seed):
             result = run(
                 recipe, cluster=cluster, out=f"{folder}/seed-{seed}/{arm}", seed=seed,
-                overrides=[*overrides, *(looks if not tiny else []), *ARMS[arm]], in_process=cluster is None, tiny=tiny,
+                overrides=[*overrides, *(looks if not tiny else []), *played[arm]], in_process=cluster is None, tiny=tiny,
             )  # fmt: skip
             curves.append(_curve(arm, seed, result))
             say(f"{plan.name}, seed {seed}, {arm}: {curves[-1].figure.replace('_', ' ')} {curves[-1].values[-1]:.4g}")
     wanted = sorted({*levels, *(goal.level for goal in goals)}, reverse=True)
     found = outcome(curves, arms=names, levels=wanted)
     where = Folder.at(folder)
-    _write(where, plan, found, goals, command, [*overrides, *looks])
+    meanings = {name: MEANINGS.get(name, ", ".join(changes)) for name, changes in played.items()}
+    _write(where, plan, found, goals, command, [*overrides, *looks], meanings)
     return found, where
 
 
@@ -147,7 +152,7 @@ def _curve(arm: str, seed: int, result: RunResult) -> Curve:
 
 
 def _write(
-    folder: Folder, plan: Recipe, found: Outcome, goals: Sequence[Goal], command: str, settings: Sequence[str]
+    folder: Folder, plan: Recipe, found: Outcome, goals: Sequence[Goal], command: str, settings: Sequence[str], meanings: Mapping[str, str],
 ) -> None:  # fmt: skip
     facts: dict[str, Any] = {
         "recipe": plan.name, "settings": list(settings), "seeds": list(found.seeds), "arms": list(found.arms), "figure": found.figure,
@@ -157,7 +162,10 @@ def _write(
     said = command or f"disback-ray compare {shlex.quote(plan.name)}"
     folder.write_json(FIGURES, document("compare", said, results(found, goals), **facts))
     folder.write(
-        PAGE, render(found, recipe=plan.name, summary=plan.summary, command=said, goals=goals_met(found, goals)).encode()
+        PAGE,
+        render(
+            found, recipe=plan.name, summary=plan.summary, command=said, goals=goals_met(found, goals), meanings=meanings
+        ).encode(),
     )
 
 

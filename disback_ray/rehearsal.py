@@ -67,7 +67,7 @@ class Rehearsal:
 
     def try_without(self) -> None:
         """`path: auto`: the first steps against the teacher alone, from their newest checkpoint, and what they say. Raises Stopped."""
-        if self.auto is None or "path" in self.summary.trial:
+        if self.auto is None or not self.auto.trial or "path" in self.summary.trial:
             return
         stage, total = backtracking.TRIAL, self.auto.trial
         found = newest_checkpoint(self.production.folder, stage, refuse=self.production.say)

@@ -103,7 +103,7 @@ def test_contradictions_are_said_in_one_line(recipe: str, changes: list[str], sa
 def test_shipped_recipes_keep_frozen_networks_of_that_size_in_bfloat16(name: str) -> None:
     """The small ones stay in float32, and nothing warms up."""
     recipe = load_recipe(name)
-    small = name in ("digits", "ring8", "grid25")
+    small = name in ("digits", "digits-paper", "ring8", "grid25")
     frozen = "fp32" if small else "bf16"
     assert (recipe.precision.teacher, recipe.precision.path_node) == (frozen, frozen)
     back = recipe.backtracking

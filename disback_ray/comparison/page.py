@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -17,7 +17,7 @@ from disback_ray.report.chart import Series, chart, number
 from disback_ray.report.figures import MEASURES
 
 TEMPLATE = "page.html.jinja"
-COLOURS = ("first", "second", "third", "fourth")
+COLOURS = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Cell:
 
 
 def render(
-    found: Outcome, *, recipe: str, summary: str, command: str, goals: Sequence[tuple[str, bool]] = ()
+    found: Outcome, *, recipe: str, summary: str, command: str, goals: Sequence[tuple[str, bool]] = (),
+    meanings: Mapping[str, str] = MEANINGS,
 ) -> str:  # fmt: skip
     """The page: a sentence for each arm, the table, the curves. All text is escaped."""
     measure = MEASURES[found.figure]
@@ -47,7 +48,7 @@ def render(
         sentences=[sentence(found, arm) for arm in found.arms if arm != "baseline"],
         goals=goals,
         levels=[f"{level:g}" for level in found.levels],
-        rows=[(arm, MEANINGS[arm], [cell(found.at(arm, level)) for level in found.levels]) for arm in found.arms],
+        rows=[(arm, meanings[arm], [cell(found.at(arm, level)) for level in found.levels]) for arm in found.arms],
         legend=list(zip(found.arms, COLOURS, strict=False)),
         curves=[_chart(found, log=True), *([_each(found)] if len(found.seeds) > 1 else [])],
         seeds=len(found.seeds),

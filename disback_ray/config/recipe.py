@@ -103,12 +103,13 @@ class Backtracking(Frozen):
 class AutoPath(Frozen):
     """`path: auto`: nodes lie geometrically early (unless recording.at or every places them), and only where they help.
 
-    trial: so many steps are made without a path first. Where the samples' sliced distance to the teacher's is then still over `gain` of
-    what it was, they are undone and the path is recorded; else there is none. switch: a node is left after steps_per_node steps
-    (timer), or once the score difference to it no longer falls, and after so many steps at the latest (plateau).
+    trial: so many steps are made without a path first, 0 for none: then the path is always recorded. Where the samples' sliced distance
+    to the teacher's is after it still over `gain` of what it was, they are undone and the path is recorded; else there is none.
+    switch: a node is left after steps_per_node steps (timer), or once the score difference to it no longer falls, and after so many
+    steps at the latest (plateau).
     """
 
-    trial: Count = 40
+    trial: Whole = 40
     gain: Annotated[float, Gt(0), Le(1)] = 0.85
     switch: Literal["timer", "plateau"] = "timer"
 
