@@ -21,7 +21,7 @@ class Curve:
 
     tried: steps that were undone again (`path: auto`), which are charged in full.
 
-    step_seconds, record_seconds: the median duration of one step of each stage, looks aside; None where there was none.
+    step_seconds, record_seconds: how long one step of each stage took, looks aside; None where there was none.
     """
 
     arm: str
@@ -64,13 +64,13 @@ def curve_of(arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any
 
 
 def recording_cost(curves: Sequence[Curve]) -> float:
-    """What a step of recording costs, in steps of the generator: the ratio of their median durations, over all runs that have both."""
+    """What a step of recording costs, in steps of the generator: the ratio of their durations, its median over all runs that have both."""
     pairs = [curve.record_seconds / curve.step_seconds for curve in curves if curve.record_seconds and curve.step_seconds]
     return statistics.median(pairs) if pairs else 1.0
 
 
 def _duration(rows: Sequence[Row], stage: str) -> float | None:
-    """The median is of steps without a look between them, which are most."""
+    """The lower quartile over steps: looks, and whatever else the machine does, lengthen some of them and shorten none."""
     times = [(row["step"], row["seconds"]) for row in rows if row["stage"] == stage]
-    gaps = [later - earlier for (before, earlier), (after, later) in pairwise(times) if after == before + 1]
-    return statistics.median(gaps) if gaps else None
+    gaps = sorted(later - earlier for (before, earlier), (after, later) in pairwise(times) if after == before + 1)
+    return gaps[len(gaps) // 4] if gaps else None
