@@ -1,6 +1,7 @@
 """A DDPM or DDIM in diffusers' layout (google/ddpm-cifar10-32): a UNet2DModel and its scheduler's settings, in one folder or two."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,8 +130,10 @@ def _side(told: Any, resolution: int | None) -> tuple[int, int]:
     side = told if told is not None else resolution
     if side is None:
         raise CheckpointError("it doesn't tell its resolution: give teacher.expects.resolution")
-    high, wide = (side, side) if isinstance(side, int) else tuple(side)
-    return int(high), int(wide)
+    pair = [side, side] if isinstance(side, int) else side
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(type(each) is int and each > 0 for each in pair):
+        raise CheckpointError(f"its sample_size is {side!r:.60}, and no number of pixels")
+    return pair[0], pair[1]
 
 
 def _try(arguments: dict[str, Any], shape: tuple[int, ...], classes: int) -> None:
@@ -161,8 +164,9 @@ def _precision(folder: Path, *, safe: bool) -> str:
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor's arguments, as they come back from JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}))
+    """The constructor's arguments, as they come back from JSON. What this version's doesn't know is left out, as diffusers does."""
+    known = inspect.signature(diffusers().UNet2DModel.__init__).parameters
+    plain: dict[str, Any] = json.loads(json.dumps({key: value for key, value in config.items() if key in known}))
     return plain
 
 

@@ -113,6 +113,13 @@ def test_the_folder_is_named_by_what_it_holds_and_imported_once(folder: Path, mo
     assert import_teacher(cache, str(copy), format="diffusers", expected=ANY) != first
 
 
+def test_settings_of_a_later_version_are_left_out_as_diffusers_leaves_them_out(folder: Path) -> None:
+    known = imported(folder, folder.parent / "cache")
+    rewrite(folder / "unet/config.json", from_a_later_version=True)
+    x, sigma = noise(2, 3, 8, 8), torch.ones(2)
+    assert torch.equal(imported(folder, folder.parent / "cache")(x, sigma), known(x, sigma))
+
+
 def test_what_the_folder_does_not_tell_is_asked_for(folder: Path) -> None:
     rewrite(folder / "unet/config.json", sample_size=None)
     with pytest.raises(CheckpointError, match=r"teacher\.expects\.resolution"):
@@ -256,6 +263,8 @@ BAD: dict[str, tuple[Callable[[Path], None], Expected, str]] = {
     "another depth": (unet(layers_per_block=2), ANY, "damaged, or not those of its config"),
     "a weight too few": (without_bias, ANY, "don't fit its config.*missing keys: 1, the first is 'conv_out.bias'"),
     "a size that can't be": (unet(sample_size=9), ANY, "can't take images of 9 × 9 pixels"),
+    "a size that is none": (unet(sample_size="8"), ANY, "its sample_size is '8', and no number of pixels"),
+    "a setting that nobody meant": (unet(freq_shift=[]), ANY, "can't take images of 8 × 8 pixels"),
     "a learned variance": (unet(out_channels=6), ANY, "damaged, or not those"),
     "told σ": (unet(time_embedding_type="fourier"), ANY, "fourier|don't fit|damaged"),
     "σ of flow matching": (scheduler(beta_schedule=None, _class_name="FlowMatch"), ANY, "FlowMatch.*no schedule of β"),
