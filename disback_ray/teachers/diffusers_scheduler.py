@@ -26,7 +26,7 @@ def schedule_of(settings: Mapping[str, Any]) -> VPSchedule:
         raise CheckpointError(f"its scheduler, {settings.get('_class_name')!r:.60}, has no schedule of β: not a DDPM's")
     if settings.get("rescale_betas_zero_snr"):
         raise CheckpointError("its scheduler has rescale_betas_zero_snr: noise without data at its last time, and no σ for it")
-    kind, betas = KINDS.get(settings["beta_schedule"]), settings.get("trained_betas")
+    kind, betas = KINDS.get(str(settings["beta_schedule"])), settings.get("trained_betas")
     if kind is None:
         raise CheckpointError(f"its scheduler's beta_schedule is {settings['beta_schedule']!r:.60}, not {', '.join(KINDS)}")
     try:
@@ -49,5 +49,8 @@ def ddim_of(settings: Mapping[str, Any]) -> DDIMSettings:
     spacing = settings.get("timestep_spacing", "leading")
     if spacing not in ("leading", "trailing", "linspace"):
         raise CheckpointError(f"its scheduler's timestep_spacing is {spacing!r:.60}")
-    clip = float(settings.get("clip_sample_range", 1.0)) if settings.get("clip_sample", True) else None
-    return DDIMSettings(spacing, int(settings.get("steps_offset", 0)), bool(settings.get("set_alpha_to_one", True)), clip)
+    try:
+        clip = float(settings.get("clip_sample_range", 1.0)) if settings.get("clip_sample", True) else None
+        return DDIMSettings(spacing, int(settings.get("steps_offset", 0)), bool(settings.get("set_alpha_to_one", True)), clip)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"its scheduler's settings are damaged ({' '.join(str(error).split())[:160]})") from None

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from disback_ray.algorithms.vp_schedule import DDIMSettings, VPSchedule
-from disback_ray.errors import CheckpointError
+from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.hugging_face import diffusers
 from disback_ray.networks.predictions import Prediction
 from disback_ray.storage import Folder
 from disback_ray.teachers.diffusers_scheduler import ddim_of, prediction_of, schedule_of
@@ -50,8 +52,10 @@ class Pipeline:
     @property
     def pixels(self) -> int:
         """An image's side: the VAE halves it once less often than it has levels."""
-        levels = len(_json(self.path, "vae/config.json")["block_out_channels"])
-        return int(self.unet["sample_size"]) << (levels - 1)
+        levels = _json(self.path, "vae/config.json").get("block_out_channels")
+        if not isinstance(levels, list) or not levels:
+            raise CheckpointError(f"{self.where}: vae/config.json: block_out_channels {levels!r:.40} are no list of levels")
+        return int(self.unet["sample_size"]) << (len(levels) - 1)
 
     @property
     def precision(self) -> str:
@@ -114,7 +118,14 @@ def _check_unet(unet: dict[str, Any], family: Family) -> None:
     for key in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim"):
         if unet.get(key) is not None:
             raise CheckpointError(f"unet/config.json: {key} {unet[key]!r:.40}: it takes more than latents, a time and a prompt")
-    if not isinstance(unet.get("sample_size"), int):
+    try:
+        with torch.device("meta"):
+            diffusers().UNet2DConditionModel.from_config(unet)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a setting that nobody meant leads to
+        raise CheckpointError(f"unet/config.json: diffusers can't build it: {' '.join(str(error).split())[:160]}") from None
+    if type(unet.get("sample_size")) is not int:
         raise CheckpointError(
             f"unet/config.json: sample_size {unet.get('sample_size')!r:.40} is not one whole number: square images only"
         )
