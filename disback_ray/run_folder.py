@@ -88,6 +88,12 @@ def _config(folder: Folder) -> dict[str, Any] | None:
     return found if is_resolved(found) else None
 
 
+def placement_of(folder: Folder) -> str | None:
+    """Where the roles of the folder's run play, once that has been chosen."""
+    found = ((_config(folder) or {}) if folder.has(CONFIG) else {}).get("cluster", {}).get("placement")
+    return found if found in ("actors", "in-process") else None
+
+
 def recipe_of(folder: Folder) -> Recipe:
     """The recipe that a run was started with. Raises RunFolderError where the folder is no run's."""
     found = _config(folder) if folder.has(CONFIG) else None

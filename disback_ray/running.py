@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Literal
 
-from disback_ray.actors.company import Places
+from disback_ray.actors.company import Places, denoiser_spec
 from disback_ray.config import ClusterConfig, Recipe, Teacher, check_agreement, load_cluster, load_recipe, resolved
 from disback_ray.data.prepared import left_out
 from disback_ray.data.sources import ImagesData
@@ -19,13 +19,25 @@ from disback_ray.progress import OnConsole, Silent, Watcher
 from disback_ray.rehearsal import Rehearsal
 from disback_ray.report import render
 from disback_ray.result import RunResult
-from disback_ray.run_folder import CONFIG, SUMMARY, Metrics, Summary, check_teacher, claim, is_run, versions, write_config
+from disback_ray.run_folder import (
+    CONFIG,
+    SUMMARY,
+    Metrics,
+    Summary,
+    check_teacher,
+    claim,
+    is_run,
+    placement_of,
+    versions,
+    write_config,
+)
 from disback_ray.run_lock import LOCK, locked, refuse_if_held
 from disback_ray.storage import Folder
-from disback_ray.teachers.saved import is_saved, proof_of
+from disback_ray.teachers.saved import is_saved, load_spec, proof_of
 from disback_ray.teachers.text_teacher import is_encoded, text_network
 from disback_ray.theatre import theatre
 from disback_ray.tiny import tiny_overrides
+from disback_ray.trial import choose
 
 DEFAULT_RECIPE = "digits"
 CACHE, DATA = "teachers", "data"
@@ -101,6 +113,10 @@ def _produce(
     cache, written = storage / CACHE, recipe
     places = None if isinstance(recipe.data, ImagesData) else _places(recipe, folder, cache, fresh=fresh)
     refuse_if_held(folder)
+    if cluster.placement == "auto" and not in_process:
+        kept = None if fresh else placement_of(folder)
+        cluster = _placed(recipe, cluster, storage, places, seed=seed, kept=kept, watch=watch)
+    in_process = in_process or cluster.placement == "in-process"
     modules = modules_of(recipe, places.teacher if places else None)
     with (
         theatre(cluster, in_process=in_process, watch=watch, modules=modules) as stage,
@@ -115,6 +131,7 @@ def _produce(
         network = text_network(places.teacher)
         silent, trains = network is not None and not is_encoded(network), not is_saved(places.teacher)
         stage.check(first="teacher_trainer" if trains else "prompt_encoder" if silent else None)
+        stage.refuse_unfit(recipe, denoiser_spec(recipe) if trains else load_spec(places.teacher))
         lock = held.enter_context(locked(folder))
         if fresh:
             folder.clear()
@@ -183,6 +200,20 @@ def _produce(
             production.save_summary()
             _report(production)
     return RunResult(folder, folder.read_json(SUMMARY), trust_modules=True)
+
+
+def _placed(
+    recipe: Recipe, cluster: ClusterConfig, storage: Folder, places: Places | None,
+    *, seed: int, kept: str | None, watch: Watcher,
+) -> ClusterConfig:  # fmt: skip
+    """The cluster file with `placement: auto` resolved: as the run has had it before (kept), or by a trial."""
+    if kept:
+        chosen, why = kept, "as this run began"
+    else:
+        watch.stage("trying placements")
+        chosen, why = choose(recipe, cluster, places, storage, seed=seed)
+    watch.say(f"placement: {chosen}: {why}")
+    return cluster.model_copy(update={"placement": chosen})
 
 
 def _places(recipe: Recipe, folder: Folder, cache: Folder, *, fresh: bool) -> Places:

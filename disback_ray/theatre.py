@@ -14,11 +14,12 @@ from disback_ray.actors.placement import Placement, place
 from disback_ray.actors.prompt_encoder import PromptEncoder, encode_all
 from disback_ray.actors.recovery import Recovery
 from disback_ray.actors.session import attach
-from disback_ray.config import ClusterConfig, RoleResources
+from disback_ray.config import ClusterConfig, Recipe, RoleResources
 from disback_ray.data.prepared import PreparedImages, decode_here, prepare
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import ImagesData
 from disback_ray.interruption import Stop
+from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.production import Production, Stopped
 from disback_ray.progress import Watcher
@@ -35,6 +36,8 @@ class Theatre(Protocol):
     """See OnRay and InProcess."""
 
     def check(self, *, first: str | None) -> None: ...
+
+    def refuse_unfit(self, recipe: Recipe, spec: DenoiserSpec) -> None: ...
 
     def prepare(self, data: ImagesData, cache: Folder) -> PreparedImages: ...
 
@@ -54,6 +57,9 @@ class InProcess:
 
     def check(self, *, first: str | None) -> None:
         """There is nothing to be placed."""
+
+    def refuse_unfit(self, recipe: Recipe, spec: DenoiserSpec) -> None:
+        """There is one device, whatever it is."""
 
     def prepare(self, data: ImagesData, cache: Folder) -> PreparedImages:
         """Reads the images into the cache, unless they are there. Raises CheckpointError."""
@@ -99,7 +105,16 @@ class OnRay:
         self.watch.stage("placing the cast")
         if first:
             place({first: self.roles[first]}, timeout=self.timeout).remove()
-        self.placement = place(_cast(self.roles), timeout=self.timeout)
+        self.placement = place(cast_of(self.roles), timeout=self.timeout)
+
+    def refuse_unfit(self, recipe: Recipe, spec: DenoiserSpec) -> None:
+        """Before any role starts. spec: the teacher's. Raises ConfigError where one can't fit the device that is reserved for it."""
+        assert self.placement is not None
+        if not any(bundle.gpus for bundle in self.placement.bundles):
+            return
+        from disback_ray.planning.fitting import refuse_unfit
+
+        refuse_unfit(recipe, spec, self.roles, self.placement.bundles, self.placement.nodes)
 
     def prepare(self, data: ImagesData, cache: Folder) -> PreparedImages:
         """Reads the images into the cache, unless they are there, on all machines. Raises CheckpointError, ClusterError."""
@@ -148,7 +163,7 @@ class OnRay:
         """Raises PlacementError, ClusterError, and what building a role raises."""
         self.watch.stage("placing the cast")
         if self.placement is None:
-            self.placement = place(_cast(self.roles), timeout=self.timeout)
+            self.placement = place(cast_of(self.roles), timeout=self.timeout)
         company = on_ray(
             production.recipe, production.places, self.roles, self.placement,
             seed=production.seed, limits=self.limits, audience=production, trace=production.trace,
@@ -198,7 +213,8 @@ def _reading(watch: Watcher) -> Callable[[int, int], None]:
     return report
 
 
-def _cast(roles: dict[str, RoleResources]) -> dict[str, RoleResources]:
+def cast_of(roles: dict[str, RoleResources]) -> dict[str, RoleResources]:
+    """Without those that are gone before it is placed."""
     return {name: asked for name, asked in roles.items() if name not in BEFORE_THE_CAST}
 
 
@@ -208,7 +224,7 @@ def theatre(cluster: ClusterConfig, *, in_process: bool, watch: Watcher, modules
 
     Raises ConfigError where the roles contradict one another, ClusterError without Ray.
     """
-    check(_cast(cluster.roles.by_name()))
+    check(cast_of(cluster.roles.by_name()))
     if in_process:
         yield InProcess(cluster, watch)
         return

@@ -12,6 +12,7 @@ from disback_ray.config.base import Frozen
 from disback_ray.networks.spec import Count
 
 RANKED = ("fake_score", "generator")
+Placement = Literal["actors", "in-process", "auto"]
 
 
 class RoleResources(Frozen):
@@ -95,10 +96,14 @@ class Checkpoints(Frozen):
 
 
 class ClusterConfig(Frozen):
-    """cluster.yaml: where Ray is, what each role gets, where runs are stored, and what is done against losses."""
+    """cluster.yaml: where Ray is, what each role gets, where runs are stored, and what is done against losses.
+
+    placement: where the roles play; auto tries which is faster, and the run's config.yaml keeps what was chosen.
+    """
 
     address: str = "local"
     storage: str = "runs"
+    placement: Placement = "actors"
     placement_timeout: Positive = 120.0
     recipe: str | None = None
     roles: Roles = Roles()

@@ -1,0 +1,61 @@
+"""Refuses a recipe whose roles can't fit the devices that were reserved for them, before any of them starts."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from rich.filesize import decimal
+
+from disback_ray.actors.bundles import Bundle, Node
+from disback_ray.config import Recipe, RoleResources
+from disback_ray.errors import ConfigError
+from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.networks.text_unet import TextUNetSpec
+from disback_ray.planning.cards import CARDS, Card
+
+MARGIN = 1.1
+"""Estimates are within 10 % of what is measured: what is less above is tried."""
+ROUGH_WEIGHTS, ROUGH_ACTIVATIONS, ROUGH_SHARE = 20, 16_000, 0.25
+"""Bytes for each parameter and for each number of a sample, more than any network here takes; below this share nothing is measured."""
+
+LARGEST = {"A100": "A100-80G", "H100": "H200"}
+
+
+def refuse_unfit(
+    recipe: Recipe, spec: DenoiserSpec, asked: Mapping[str, RoleResources], bundles: Sequence[Bundle], nodes: Sequence[Node]
+) -> None:
+    """nodes: of each bundle. Cards without figures aren't judged. Raises ConfigError."""
+    seated = [(bundle, _card(node)) for bundle, node in zip(bundles, nodes, strict=True)]
+    known = [(bundle, card, card.memory * min(bundle.gpus, 1)) for bundle, card in seated if card and bundle.gpus]
+    if not known or rough(recipe, spec) < ROUGH_SHARE * min(memory for *_, memory in known):
+        return
+    from disback_ray.planning.dry_run import CAST, footprints  # torch's fake tensors take a second to import
+    from disback_ray.planning.ranked import of_each_rank
+
+    roles = {name: each for name, each in asked.items() if name in CAST}
+    needed = of_each_rank(recipe, roles, lambda part: footprints(part, spec))
+    for bundle, card, memory in known:
+        members = [role for role, _ in bundle.members if role in needed]
+        needs = sum(card.needs(needed[role].peak) for role in members)
+        if needs > MARGIN * memory:
+            raise ConfigError(
+                f"{recipe.name} doesn't fit: {' and '.join(members)} need {decimal(int(needs))} of the {decimal(int(memory))} "
+                f"that they have on a {card.name}: `disback-ray plan` names the settings with which it does"
+            )
+
+
+def _card(node: Node) -> Card | None:
+    """The largest that has the name: what Ray calls A100 has 40 or 80 GiB."""
+    return CARDS.get(LARGEST.get(node.accelerator or "", node.accelerator or ""))
+
+
+def rough(recipe: Recipe, spec: DenoiserSpec) -> float:
+    """Bytes that the largest role can't exceed; of networks that take prompts, which may not be encoded yet, nothing is known."""
+    if isinstance(spec.network, TextUNetSpec):
+        return math.inf
+    with torch.device("meta"):
+        weights = sum(parameter.numel() for parameter in spec.build().parameters())
+    numbers = recipe.batch
+    for size in spec.shape:
+        numbers *= size
+    return float(ROUGH_WEIGHTS * weights + ROUGH_ACTIVATIONS * numbers)
