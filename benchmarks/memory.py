@@ -32,6 +32,8 @@ RECIPE = "ffhq64-edm"
 SHAPE = (3, 64, 64)
 LORA = LoRA(rank=16)
 CHECKPOINTED = ("student.checkpointing=true", "fake_score.checkpointing=true")
+SETTINGS = {"": (), "checkpointed: ": CHECKPOINTED, "checkpointed, recomputed: ": (*CHECKPOINTED, "student.graph=recompute")}
+"""What each role is measured with. recomputed: the generator holds no sample's graph while its score is away."""
 OPTIONS: dict[str, tuple[str, Sequence[str]]] = {
     "checkpointing": ("fake_score", ["fake_score.checkpointing=true"]),
     "lora, rank 16": ("fake_score", [f"fake_score.lora={{rank: {LORA.rank}}}"]),
@@ -78,9 +80,9 @@ def settings(batch: int) -> list[str]:
 
 
 def roles(folder: str, batch: int) -> tuple[list[Result], dict[str, float]]:
-    """Each role against all in one process, with the same settings: as they are, and with gradient checkpointing; the first's peaks."""
+    """Each role against all in one process, with the same settings; the first settings' peaks."""
     results, plain = [], dict[str, float]()
-    for name, changes in (("", []), ("checkpointed: ", [*CHECKPOINTED])):
+    for name, changes in SETTINGS.items():
         peaks = {role: peak(folder, role, [*settings(batch), *changes]) for role in (*ROLES, "all")}
         plain = plain or peaks
         results += [measured(f"{name}{role}", peaks[role], "MiB", baseline=peaks["all"]) for role in ROLES]
