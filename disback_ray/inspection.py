@@ -16,7 +16,9 @@ from disback_ray.run_folder import SUMMARY, is_run
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher, read_teacher_folder
 from disback_ray.teachers.drawing import limits
+from disback_ray.teachers.foreign_weights import precision_of
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
+from disback_ray.teachers.lora import FILE as LORA
 from disback_ray.teachers.pipeline import NAMES, is_pipeline
 from disback_ray.teachers.saved import SETTINGS as DENOISER
 from disback_ray.teachers.saved import TRAINING, load_denoiser, load_spec, refuse_modules
@@ -30,6 +32,8 @@ U_NETS = {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM"}
 PRECONDITIONINGS = {"EDMPrecond": "EDM", "VPPrecond": "VP", "VEPrecond": "VE"}
 PREDICTIONS = {"x0": "x_0", "sample": "x_0", "epsilon": "ε", "v": "v", "v_prediction": "v"}
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight")
+"""How diffusers and kohya name the half of a LoRA's layer whose rows are its rank."""
 SCALINGS = {"boundary": "consistency model", "standard": "diffusion model of openai's consistency models"}
 
 
@@ -41,8 +45,10 @@ def inspect(where: str | Path, *, trust_modules: bool = False) -> Facts:
     """
     folder, name = Folder.of_file(where)
     if folder.size(name) is not None:
-        return _file(str(where))
+        return _lora(str(where)) if name.endswith(".safetensors") else _file(str(where))
     folder = Folder.at(where)
+    if folder.has(LORA):
+        return _lora(f"{folder.uri}/{LORA}")
     if folder.has(DENOISER):
         spec = load_spec(folder)
         refuse_modules(spec, where=folder.uri, trust=trust_modules)
@@ -78,6 +84,21 @@ def _file(name: str) -> Facts:
         )
         facts["network"] += ", or a diffusion model's (teacher.scalings): the file doesn't tell"
     return facts
+
+
+def _lora(name: str) -> Facts:
+    """A LoRA for a Stable Diffusion, by the names of its weights: which base it is for, only that base can tell."""
+    folder, file = Folder.of_file(name)
+    tensors = folder.read_tensors(file)
+    downs = [tensor for key, tensor in tensors.items() if key.endswith(DOWN)]
+    if not downs:
+        raise CheckpointError(f"{name}: safetensors with no weights of a LoRA: name the folder that diffusers saved them in")
+    return {
+        "kind": "LoRA: student.lora",
+        "network": f"adapters on {len(downs)} layers, rank {' and '.join(map(str, sorted({len(down) for down in downs})))}",
+        "parameters": _number(sum(tensor.numel() for tensor in tensors.values())),
+        "precision": f"{precision_of(tensors.values())} in the file; float32 here",
+    }
 
 
 def _diffusers(name: str) -> Facts:
@@ -185,5 +206,8 @@ def _samples(shape: tuple[int, ...], classes: int) -> Facts:
 
 
 def _count(module: nn.Module) -> str:
-    number = sum(parameter.numel() for parameter in module.parameters())
+    return _number(sum(parameter.numel() for parameter in module.parameters()))
+
+
+def _number(number: int) -> str:
     return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,}"

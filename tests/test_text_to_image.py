@@ -160,6 +160,12 @@ def test_inspect_says_what_they_are(here: disback_ray.RunResult, storage: Path) 
     assert pipeline["images"] == "3 × 16 × 16, in [-1, 1], of latents 4 × 8 × 8 (channels, height, width)"
     assert (pipeline["conditioning"], pipeline["precision"]) == ("prompts", "float32 in the U-Net's file; float32 here")
     assert pipeline["σ"] == "0.0292 … 14.61, of its times"
+    lora = storage / "teachers" / "tiny" / "lora"
+    assert inspect(lora) == inspect(lora / "pytorch_lora_weights.safetensors") == {
+        "kind": "LoRA: student.lora", "network": "adapters on 64 layers, rank 64",
+        "parameters": f"{sum(t.numel() for t in load_file(lora / 'pytorch_lora_weights.safetensors').values()):,}",
+        "precision": "float32 in the file; float32 here",
+    }  # fmt: skip
     run = inspect(here.folder.uri)
     assert run["network"].startswith("diffusers' UNet2DConditionModel, with a LoRA of rank 64, predicts ε")
     assert (run["conditioning"], run["σ"]) == ("prompts, 12 encoded", "one step from σ = 14.61")
