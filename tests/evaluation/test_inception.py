@@ -52,7 +52,7 @@ def test_features_are_those_of_clean_fid_s_wrapper(
 def test_the_distance_of_two_folders_is_clean_fid_s(
     mode: str, inception_weights: Weights, pictures: Any, folder_of: Callable[[list[np.ndarray]], Path]
 ) -> None:
-    """The whole of it, from files to figure, with clean-fid's readers, resizers, moments and root; to 1e-6 of the figure."""
+    """The whole of it, from files to figure, with clean-fid's readers, resizers, moments and root. Features are float32, made in other batches: 1e-5."""
     from cleanfid.fid import compute_fid
 
     narrow = Inception(inception_weights(8), mode="legacy_tensorflow" if mode == "legacy_tensorflow" else "clean")
@@ -63,7 +63,7 @@ def test_the_distance_of_two_folders_is_clean_fid_s(
         device=torch.device("cpu"), verbose=False,
     )  # fmt: skip
     found = [tally(ImageFiles(str(folder)).parts(16), narrow).moments.gaussian() for folder in folders]
-    assert frechet_of(*found) == pytest.approx(expected, rel=1e-6)
+    assert frechet_of(*found) == pytest.approx(expected, rel=1e-5)
     assert expected > 0
 
 
