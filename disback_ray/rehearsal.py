@@ -58,6 +58,7 @@ class Rehearsal:
         self.pictures = self.recipe.evaluation.pictures > 0
         self.frames = self.of_points and self.pictures
         self.measured = not isinstance(self.recipe.data, NoData | ImagesData | PromptsData)
+        self.judged = self.recipe.evaluation.reference is not None
         self.wanted = self.evaluator.wanted() if self.measured else None
         self.wanted_pictures = self.evaluator.wanted_pictures()
         self.wanted_look = self.wanted if self.measured else self.evaluator.wanted_look()
@@ -119,6 +120,9 @@ class Rehearsal:
         seen = self.summary.metrics if self.measured else {picture["file"] for picture in self.summary.pictures}
         if ("untrained" if self.measured else "samples/untrained.png") in seen or (not self.pictures and self.summary.bounds):
             return
+        if self.judged:
+            self.summary.measured_by = self.company.wait(self.evaluator.measured_by())
+            self.production.say("; ".join(f"{name}: {what}" for name, what in self.summary.measured_by.items()))
         self.production.watch.stage("measuring the teacher" if self.measured else "drawing from the teacher")
         teacher = self.recipe.teacher
         sampling: dict[str, Any] = {"seed": self.seed, "steps": teacher.sampling_steps}
@@ -127,6 +131,8 @@ class Rehearsal:
             figures["teacher"] = self.evaluator.measure(self._teachers())
             figures["untrained"] = self.evaluator.measure(self.company.generator.draw(self.wanted, seed=self.seed))
             figures["real_halves"] = self.evaluator.real_halves()
+        if self.judged:
+            figures["untrained"] = self._judge()
         bounds = self._bounds()
         steps = "one step" if isinstance(teacher, TeacherFile) and teacher.draws_in_one_step else "many steps"
         if self.pictures:
@@ -211,7 +217,7 @@ class Rehearsal:
     def evaluate(self) -> None:
         """The final generator, its pictures and its weights."""
         self.production.watch.stage("measuring the generator" if self.measured else "drawing from the generator")
-        final = self.evaluator.measure(self._drawn()) if self.measured else None
+        final = self.evaluator.measure(self._drawn()) if self.measured else self._judge() if self.judged else None
         self._generator_picture("generator", "The generator, one step")
         if self.frames:
             self._ask_picture(lambda file: self.evaluator.figure_8(file), "figure-8", "The student along training (Figure 8)")
@@ -220,7 +226,7 @@ class Rehearsal:
         self.follower.finish()
         wait = self.company.wait
         digests = wait([self.company.generator.digest(), self.company.fake_score.digest()])
-        if self.measured:
+        if final is not None:
             self.summary.metrics["generator"] = wait(final)
         raised = [Alarm(**alarm) for alarm in self.summary.alarms]
         self.summary.verdict = verdict(self._looks(), self.summary.metrics, raised, real_spread=self.summary.bounds.get("spread"))
@@ -291,7 +297,7 @@ class Rehearsal:
                 self.follower.ask(self.evaluator.keep_frame(drawn, done))
         elif due or node_ends or done == total:
             drawn = self.company.generator.draw(self.wanted_look, seed=self.seed)
-            self._look(drawn, None, done, step.node, node_ends=node_ends)
+            self._look(drawn, self._judge() if self.judged else None, done, step.node, node_ends=node_ends)
         if due and not self.measured:
             self._generator_picture("latest", "The generator at its last look while it trained")
         if node_ends:
@@ -413,6 +419,10 @@ class Rehearsal:
 
     def _drawn(self) -> Any:
         return self.company.generator.draw(self.wanted, seed=self.seed)
+
+    def _judge(self) -> Any:
+        """The images' Fréchet distance, of a copy of the weights, where the evaluator is; later."""
+        return self.evaluator.measure_weights(self.company.generator.averaged())
 
     def _generator_picture(self, name: str, title: str) -> None:
         if self.pictures:

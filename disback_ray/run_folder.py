@@ -259,6 +259,7 @@ class Summary:
     skipped: steps that changed nothing, for NaN or Inf, with the keys of their samples.
     losses: of roles that were made good; recoveries: how, the last hundred of them. devices: how busy each was while backtracking.
     trial: of `path: auto`: how far the samples were from the teacher's before and after it, and whether the path was recorded then.
+    measured_by: of a run on images, what made its Fréchet distances.
     bounds: mismatch and spread of real data (without data, of the teacher's samples); alarms, verdict: see evaluation/.
     """
 
@@ -269,6 +270,7 @@ class Summary:
     teacher_sha256: str = ""
     stages: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    measured_by: dict[str, str] = field(default_factory=dict)
     bounds: dict[str, float] = field(default_factory=dict)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     verdict: str = ""

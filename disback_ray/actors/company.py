@@ -27,6 +27,9 @@ from disback_ray.data.prepared import PreparedImages
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
 from disback_ray.errors import ConfigError
+from disback_ray.evaluation.extractors import ExtractorSpec
+from disback_ray.evaluation.image_measures import SAMPLES as IMAGES_MEASURED
+from disback_ray.evaluation.image_measures import AgainstReference
 from disback_ray.evaluation.looks import bands
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec
 from disback_ray.networks.text_unet import TextUNetSpec
@@ -133,6 +136,11 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
         degradation.STAGE: StageSettings(max(recipe.recording.steps, 1), recipe.batch, recipe.recording.optimiser),
         **dict.fromkeys(backtracking.TRAINS, trains),
     }
+    asked = recipe.evaluation
+    against = None
+    if asked.reference is not None:
+        extractor = ExtractorSpec(asked.extractor, asked.weights, asked.sha256, asked.mode)
+        against = AgainstReference(asked.reference, extractor, asked.samples or IMAGES_MEASURED)
     wire = recipe.wire_dtype
     precision = recipe.precision
     fake = FakeScoreSettings(
@@ -188,6 +196,8 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
                 "sigmas": bands(back.noise),
                 "seed": seed,
                 "latents": latents,
+                "against": against,
+                "student": spec,
             },
         ),
     }

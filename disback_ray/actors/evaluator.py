@@ -5,20 +5,25 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from disback_ray.actors.calls import looks
+from disback_ray.actors.generator import draw
+from disback_ray.actors.snapshot import Snapshot
 from disback_ray.algorithms.records import Drawn, Probe
 from disback_ray.data.prepared import DataSpec
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import DigitsData, ImagesData, NoData
+from disback_ray.device import best_device
 from disback_ray.errors import CheckpointError
 from disback_ray.evaluation.digit_judge import DigitJudge
 from disback_ray.evaluation.digit_measures import DigitMeasures
+from disback_ray.evaluation.image_measures import AgainstReference, ImageMeasures
 from disback_ray.evaluation.looks import IMAGES, Looks, spread
 from disback_ray.evaluation.pictures_only import PicturesOnly
 from disback_ray.evaluation.point_measures import PointMeasures
 from disback_ray.evaluation.sliced import sliced_distance
+from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.pictures import score_fields, snapshots
 from disback_ray.storage import Folder
@@ -45,18 +50,25 @@ class Evaluator:
         sigmas: Sequence[float],
         seed: int,
         latents: TextUNetSpec | None = None,
+        against: AgainstReference | None = None,
+        student: GeneratorSpec | None = None,
     ) -> None:
         """shape, classes: of the generator's samples; cache: where the digits' judge is kept; samples: None for the measure's own number.
 
-        latents: the network that they are of, where they are latents. Without data there are pictures and no measures.
+        latents: the network that they are of, where they are latents. Without data there are pictures and no measures, but against
+        a reference: then student is the generator whose weights come. Raises what ImageMeasures does.
         """
         self.run = run
         self.seed = seed
         self.pictures = pictures
         self.looks = Looks(sigmas, seed=seed)
+        decode = LatentDecoder(latents) if latents else None
+        self.images = ImageMeasures(against, shape=shape, classes=classes, decode=decode) if against else None
+        self.student = student
+        self.network: nn.Module | None = None
         self.measures: DigitMeasures | PointMeasures | PicturesOnly
         if isinstance(data, NoData | ImagesData | PromptsData):
-            self.measures = PicturesOnly(shape, classes, LatentDecoder(latents) if latents else None)
+            self.measures = PicturesOnly(shape, classes, decode)
         elif isinstance(data, DigitsData):
             judge = _judge(cache)
             self.measures = DigitMeasures(judge, conditional=data.conditional, samples=samples, seed=seed)
@@ -79,6 +91,28 @@ class Evaluator:
         """Raises NonFiniteError where the samples have NaN or Inf, ConfigError where they are too few."""
         assert not isinstance(self.measures, PicturesOnly)
         return self.measures.measure(drawn)
+
+    @looks
+    def measured_by(self) -> dict[str, str]:
+        """What the Fréchet distances of a run on images are distances of."""
+        assert self.images is not None
+        reference = self.images.reference
+        return {"features": str(reference.kind), "reference": str(reference.origin), "samples": str(self.images.samples)}
+
+    @looks
+    def measure_weights(self, weights: Snapshot) -> dict[str, float]:
+        """The Fréchet distance of what the generator makes with these weights, drawn here. Raises ConfigError, NonFiniteError."""
+        assert self.images is not None
+        assert self.student is not None
+        device = best_device()
+        if self.network is None:
+            self.network = self.student.build(seed=self.seed).requires_grad_(False).to(device)
+        network = self.network
+
+        def drawn(wanted: Drawn, first: int) -> Tensor:
+            return draw(network, weights.tensors, wanted, seed=self.seed, device=device, first=first)
+
+        return self.images.figures(drawn).figures
 
     @looks
     def wanted_look(self) -> Drawn:

@@ -167,6 +167,12 @@ class Generator:
             return Drawn(draw_in_chunks(network, wanted, seed=seed, device=self.device), wanted.condition)
 
     @looks
+    def averaged(self) -> Snapshot:
+        """The averaged weights, for whoever draws with a copy of them."""
+        weights = self.ranks.whole(self.average.weights)
+        return Snapshot(weights if self.ranks.first else {})
+
+    @looks
     def export(self, folder: Folder) -> dict[str, float]:
         """Writes what `load_generator` reads: averaged and raw weights, and the settings, last. Raises CheckpointError."""
         averaged, raw = self.ranks.whole(self.average.weights), self.ranks.whole(trained(self.network))

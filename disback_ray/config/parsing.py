@@ -15,7 +15,14 @@ from disback_ray.teachers.hub import is_hub_id
 
 Model = TypeVar("Model", bound=BaseModel)
 ON_HUB = (("teacher", "checkpoint"), ("student", "lora"))
-FILES = (*ON_HUB, ("teacher", "weights"), ("data", "file"), ("data", "path"))
+FILES = (
+    *ON_HUB,
+    ("teacher", "weights"),
+    ("data", "file"),
+    ("data", "path"),
+    ("evaluation", "reference"),
+    ("evaluation", "weights"),
+)
 HUB_FORMATS = ("diffusers", "stable-diffusion")
 
 

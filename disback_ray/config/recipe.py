@@ -17,6 +17,7 @@ from disback_ray.config.teacher import AnyTeacher, Teacher, TeacherModule, TextT
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import DigitsData, GridData, ImagesData, NoData, PointsData, RingData
 from disback_ray.evaluation.digit_judge import FEATURES
+from disback_ray.evaluation.resizers import Mode
 from disback_ray.networks.module import ModuleSpec
 from disback_ray.networks.spec import Count, DenoiserSpec, MLPSpec, ResNetMLPSpec, Samples
 
@@ -119,11 +120,31 @@ def _named_path(value: object) -> object:
 
 
 class Evaluation(Frozen):
-    """every: steps between two measurements while training; samples: of the generator, for each; pictures: how many to show, 0 for none."""
+    """every: steps between two measurements while training; samples: of the generator, for each; pictures: how many to show, 0 for none.
+
+    reference: of images, a file of `disback-ray statistics`, which measures are taken against; extractor, weights, sha256, mode: what makes
+    their features, as of `disback-ray evaluate`.
+    """
 
     every: Count = 50
     samples: Annotated[Samples, Ge(2)] | None = None
     pictures: Whole = 100
+    reference: str | None = None
+    extractor: str = "inception"
+    weights: str | None = None
+    sha256: str | None = None
+    mode: Mode = "clean"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Evaluation":
+        if self.reference is None and (self.extractor, self.weights, self.sha256, self.mode) != (
+            "inception",
+            None,
+            None,
+            "clean",
+        ):
+            raise ValueError("extractor, weights, sha256, mode: are for a reference: give evaluation.reference as well")
+        return self
 
 
 class Recipe(Frozen):
@@ -246,9 +267,14 @@ class Recipe(Frozen):
         self._check_samples()
 
     def _check_samples(self) -> None:
-        if isinstance(self.data, (NoData, ImagesData, PromptsData)) and self.evaluation.samples is not None:
+        images, reference = isinstance(self.data, (NoData, ImagesData, PromptsData)), self.evaluation.reference
+        if images and reference is None and self.evaluation.samples is not None:
             raise ValueError(
                 f"evaluation.samples: {self.evaluation.samples}: with data of kind {self.data.kind} nothing is measured; leave it out"
+            )
+        if not images and reference is not None:
+            raise ValueError(
+                f"evaluation.reference: {reference}: data of kind {self.data.kind} have measures of their own; leave it out"
             )
 
     @property
@@ -258,7 +284,8 @@ class Recipe(Frozen):
         named = [
             network.module for network in (teacher, self.student.network) if isinstance(network, (ModuleSpec, TeacherModule))
         ]
-        return tuple(dict.fromkeys(named))
+        extractor = self.evaluation.extractor
+        return tuple(dict.fromkeys([*named, *([extractor] if ":" in extractor else [])]))
 
     @property
     def marks(self) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ MEASURES = {
     "frechet": Measure(
         "Fréchet distance",
         "lower",
-        "how far the judge's features of the samples are from those of the real images; 0 is the same",
+        "how far the features of the samples are from those of the real images; 0 is the same",
     ),
     "accuracy": Measure("accuracy", "higher", "how many samples the judge takes for the class that was asked for", percent=True),
     "sliced_wasserstein": Measure(
