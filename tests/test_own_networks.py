@@ -39,7 +39,11 @@ def teacher(width=12):
     return Net(width)
 
 
-student = teacher
+def student(width):
+    """A part of it is not trained, and is to be kept all the same."""
+    net = Net(width)
+    net.embed.requires_grad_(False)
+    return net
 '''
 
 RECIPE: dict[str, Any] = {

@@ -24,7 +24,7 @@ from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.drawing import most_at_once
 from disback_ray.teachers.saved import built, load_weights, restore
-from disback_ray.teachers.saved_generator import DENOISER, base_of, save_generator
+from disback_ray.teachers.saved_generator import DENOISER, adapted, base_of, save_generator
 
 CHECKPOINT = "generator.safetensors"
 
@@ -79,7 +79,10 @@ class Generator:
             self.network, settings.optimiser, updates=settings.steps, name="generator", seed=settings.seed, ranks=ranks
         )
         host = torch.device("cpu") if settings.ema_on == "host" else None
-        self.average = MovingAverage(self.network, decay=settings.ema, ramp=settings.ema_ramp, home=host, ranks=ranks)
+        self.adapts = adapted(settings.spec) is not None
+        self.average = MovingAverage(
+            self.network, decay=settings.ema, ramp=settings.ema_ramp, home=host, ranks=ranks, whole=not self.adapts
+        )
         self.graphs: dict[Batch, Tensor | None] = {}
         self.norms: list[float] = []
         self.last: dict[str, float] = {}
@@ -166,6 +169,10 @@ class Generator:
         with self.ranks.lent(self.network, self.average.weights) as network:
             return Drawn(draw_in_chunks(network, wanted, seed=seed, device=self.device), wanted.condition)
 
+    def _kept(self) -> dict[str, Tensor]:
+        """The raw weights: all, or of an adapter on a base its own."""
+        return self.ranks.whole(trained(self.network) if self.adapts else self.network.state_dict())
+
     @looks
     def averaged(self) -> Snapshot:
         """The averaged weights, for whoever draws with a copy of them."""
@@ -175,7 +182,7 @@ class Generator:
     @looks
     def export(self, folder: Folder) -> dict[str, float]:
         """Writes what `load_generator` reads: averaged and raw weights, and the settings, last. Raises CheckpointError."""
-        averaged, raw = self.ranks.whole(self.average.weights), self.ranks.whole(trained(self.network))
+        averaged, raw = self.ranks.whole(self.average.weights), self._kept()
         if self.ranks.first:
             save_generator(folder, self.settings.spec, averaged=averaged, raw=raw)
         return {}
@@ -202,8 +209,8 @@ class Generator:
 
     @looks
     def digest(self) -> str:
-        """SHA-256 of the raw and the averaged weights, as far as they are trained."""
-        return digest(self.ranks.whole(trained(self.network)), self.ranks.whole(self.average.weights))
+        """SHA-256 of the raw and the averaged weights; of an adapter's alone, where it is one."""
+        return digest(self._kept(), self.ranks.whole(self.average.weights))
 
 
 def inner(generator: nn.Module) -> nn.Module:

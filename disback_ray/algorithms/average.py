@@ -8,7 +8,7 @@ from disback_ray.algorithms.ranks import ALONE, Ranks
 
 
 class MovingAverage:
-    """Exponential moving average of a module's trained weights; decay 0 follows them exactly, and is no copy of them.
+    """Exponential moving average of a module's weights; decay 0 follows them exactly, and is no copy of them.
 
     The decay is short at first, min(decay, (1 + i) / (ramp + i)) at update i, so that the start is soon forgotten: until then the
     average is one of the last i / (ramp - 1) updates. It is float32 also where the weights are bfloat16, whose steps are larger than
@@ -16,15 +16,20 @@ class MovingAverage:
     """
 
     def __init__(
-        self, module: nn.Module, *, decay: float, ramp: int = 10, home: torch.device | None = None, ranks: Ranks = ALONE
-    ) -> None:
-        """home: where the average lies; None for beside the weights."""
+        self, module: nn.Module, *, decay: float, ramp: int = 10, home: torch.device | None = None, ranks: Ranks = ALONE,
+        whole: bool = True,
+    ) -> None:  # fmt: skip
+        """home: where the average lies; None for beside the weights. whole: of all weights; else of the trained ones alone."""
         self.module = module
         self.decay = decay
         self.ramp = ramp
         self.ranks = ranks
-        weights = trained(module)
+        self.whole = whole
+        weights = self._present()
         self.weights: dict[str, Tensor] = {name: _wide(tensor, home) for name, tensor in weights.items()} if decay else weights
+
+    def _present(self) -> dict[str, Tensor]:
+        return self.module.state_dict() if self.whole else trained(self.module)
 
     @torch.no_grad()
     def update(self, index: int) -> None:
@@ -32,7 +37,7 @@ class MovingAverage:
         if not self.decay:
             return
         decay = min(self.decay, (1 + index) / (self.ramp + index))
-        for name, tensor in trained(self.module).items():
+        for name, tensor in self._present().items():
             if tensor.is_floating_point():
                 self.weights[name].lerp_(tensor.to(self.weights[name]), 1 - decay)
 

@@ -36,6 +36,18 @@ def test_it_forgets_the_start_soon_and_then_slowly() -> None:
     assert average.weights["count"] == 3
 
 
+def test_what_is_frozen_is_part_of_the_average_or_left_out() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[0].requires_grad_(False)
+    assert MovingAverage(module, decay=0.5).weights.keys() == module.state_dict().keys()
+    average = MovingAverage(module, decay=0.5, whole=False)
+    with torch.no_grad():
+        module[1].bias.fill_(3.0)
+    average.update(0)
+    assert average.weights.keys() == {"1.weight", "1.bias"}
+    assert (average.weights["1.bias"] > 2).all()
+
+
 def test_a_short_ramp_keeps_more_of_the_past() -> None:
     module = Numbers(0.0)
     average = MovingAverage(module, decay=0.998, ramp=5)
