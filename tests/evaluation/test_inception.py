@@ -52,7 +52,10 @@ def test_features_are_those_of_clean_fid_s_wrapper(
 def test_the_distance_of_two_folders_is_clean_fid_s(
     mode: str, inception_weights: Weights, pictures: Any, folder_of: Callable[[list[np.ndarray]], Path]
 ) -> None:
-    """The whole of it, from files to figure, with clean-fid's readers, resizers, moments and root. Features are float32, made in other batches: 1e-5."""
+    """The whole of it, from files to figure, with clean-fid's readers, resizers, moments and root.
+
+    Features are float32, made in other batches: 1e-5.
+    """
     from cleanfid.fid import compute_fid
 
     narrow = Inception(inception_weights(8), mode="legacy_tensorflow" if mode == "legacy_tensorflow" else "clean")
