@@ -229,9 +229,9 @@ def test_lost_too_often_is_one_line() -> None:
 def test_a_machine_that_doesn_t_see_the_folder(tmp_path: Path) -> None:
     hosted = on_ray.Hosted("a", 1, False)
     with pytest.raises(ClusterError, match=f"a runs on a machine that doesn't see {tmp_path}: set `storage`"):
-        hosted.build("a", Role, {}, Folder.at(tmp_path), "proof")
+        asyncio.run(hosted.build("a", Role, {}, Folder.at(tmp_path), "proof"))
     (tmp_path / "proof").touch()
-    assert hosted.build("a", Role, {}, Folder.at(tmp_path), "proof").pid == os.getpid()
+    assert asyncio.run(hosted.build("a", Role, {}, Folder.at(tmp_path), "proof")).pid == os.getpid()
 
 
 def test_a_call_is_made_once_in_its_turn() -> None:
