@@ -50,6 +50,10 @@ def evaluate(
     assume_kind: Annotated[
         bool, typer.Option("--assume-kind", help="Take a reference that doesn't tell its extractor and resizer for these.")
     ] = False,
+    prompts: Annotated[
+        str | None, typer.Option(help="A file, one prompt a line, or a .parquet: one image each, of a text-to-image model.")
+    ] = None,
+    clip: Annotated[str | None, typer.Option(help="A folder with a CLIP of transformers': how well images fit prompts.")] = None,
     json_: Annotated[
         str | None, typer.Option("--json", help="Where to write the figures, with what they are figures of.")
     ] = None,
@@ -57,14 +61,21 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure samples against a reference: Fréchet distance (FID), kernel distance (KID), precision and recall; points by their own."""
-    from disback_ray.evaluating import Source, evaluate_points
+    from disback_ray.evaluating import Source, evaluate_points, evaluate_prompts
     from disback_ray.evaluating import evaluate as measure
     from disback_ray.evaluation.image_figures import ImageFigures, differences
     from disback_ray.storage import Folder
 
     earlier = None if against is None else ImageFigures.from_json(_read_json(against), name=against)
     source = Source(n, seed, steps, skip_corrupt, trust_modules)
-    if reference is None:
+    if clip is not None and prompts is None:
+        raise ConfigError(f"--clip {clip}: give --prompts as well, which the images are to fit")
+    if prompts is not None:
+        found = evaluate_prompts(
+            what, prompts, clip=clip, reference=reference, spec=_spec(extractor, weights, sha256, mode), source=source,
+            cache=None if cache is None else Folder.at(cache), say=_say,
+        )  # fmt: skip
+    elif reference is None:
         found = evaluate_points(what, source)
     else:
         found = measure(

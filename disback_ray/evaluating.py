@@ -17,6 +17,7 @@ from disback_ray.data.digits import load_digits
 from disback_ray.data.image_files import ImageFiles
 from disback_ray.data.sources import PointsData
 from disback_ray.errors import ConfigError
+from disback_ray.evaluation.clip_score import ClipScore
 from disback_ray.evaluation.extractors import ExtractorSpec, as_pixels
 from disback_ray.evaluation.image_figures import ImageFigures, measure
 from disback_ray.evaluation.kinds import Origin
@@ -33,6 +34,7 @@ from disback_ray.evaluation.statistics import (
 )
 from disback_ray.fetching import fetch
 from disback_ray.model_images import ModelImages
+from disback_ray.prompted_images import PromptedImages
 from disback_ray.result import Model, load_model, load_run
 from disback_ray.run_folder import CONFIG, SUMMARY, recipe_of
 from disback_ray.storage import Folder
@@ -125,6 +127,40 @@ def evaluate(
     made = _blocks(where, extractor, source, blocks, say)
     first = next(made)
     return measure([first, *made], _agreed(known, first, assumed), seed=source.seed)
+
+
+def evaluate_prompts(
+    where: str, prompts: str, *, clip: str | None, reference: str | None, spec: ExtractorSpec, source: Source,
+    cache: Folder | None = None, say: Say = print,
+) -> ImageFigures:  # fmt: skip
+    """As on COCO: one image for each prompt of a file, their CLIP score, and where there is a reference, the distances to it.
+
+    clip: a folder with a CLIP of transformers'. Raises ConfigError where neither is asked for or the model takes no prompts, and what
+    reading either raises.
+    """
+    if clip is None and reference is None:
+        raise ConfigError(f"--prompts {prompts}: give --clip, --reference, or both: what the images are to be measured by")
+    if (model := _model(where, source)) is None:
+        raise ConfigError(f"--prompts {prompts}: {where} is no model that could draw them")
+    judge = ClipScore(clip) if clip is not None else None
+    images = PromptedImages(model, prompts, n=source.n, seed=source.seed, name=where, clip=judge)
+    name = f"{where}, one image for each prompt of {prompts}, seed {source.seed}"
+    if reference is None:
+        for _ in images.parts():
+            pass
+        found = ImageFigures({}, Origin(name, images.sha256, len(images.texts)))
+    else:
+        extractor = spec.build(cache=cache)
+        known = _reference(reference, extractor, None, cache, source, say)
+        gathered = tally(images.parts(), extractor)
+        samples = gathered.statistics(name, images.sha256)
+        found = measure([samples], _agreed(known, samples, False), seed=source.seed)
+    if judge is None:
+        return found
+    score = float(np.concatenate(images.scores).mean())
+    return replace(
+        found, figures=found.figures | {"clip_score": score}, notes=(*found.notes, f"CLIP score by {judge.name}, a cosine")
+    )
 
 
 def is_statistics(where: str) -> bool:

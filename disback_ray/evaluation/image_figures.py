@@ -22,6 +22,7 @@ TITLES = {
     "energy_distance": "energy distance",
     "modes": "modes covered",
     "in_modes": "in modes",
+    "clip_score": "CLIP score",
 }
 
 

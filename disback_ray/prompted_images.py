@@ -1,0 +1,46 @@
+"""One image for each prompt of a file, in parts, so that thirty thousand of them need the memory of a few hundred."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from disback_ray.data.prompts import PromptsData, read_prompts
+from disback_ray.errors import ConfigError
+from disback_ray.evaluation.clip_score import ClipScore
+from disback_ray.evaluation.extractors import as_pixels
+from disback_ray.model_images import checked_images
+from disback_ray.result import Model
+
+PART = 256
+"""So many prompts are encoded at a time: the text encoders are loaded for each part."""
+
+
+class PromptedImages:
+    """A model's images for prompts, as files would hold them; what CLIP says of those that were drawn so far."""
+
+    def __init__(self, model: Model, prompts: str, *, n: int | None, seed: int, name: str, clip: ClipScore | None) -> None:
+        """prompts: a file, one a line, or a .parquet. n: only its first ones. Raises ConfigError where there are fewer, or none."""
+        self.texts = read_prompts(PromptsData(prompts)).texts[:n]
+        if n is not None and len(self.texts) < n:
+            raise ConfigError(f"--n {n}: {prompts} holds {len(self.texts)} prompts")
+        self.model, self.seed, self.name, self.clip = model, seed, name, clip
+        self.scores: list[np.ndarray] = []
+        self._sha = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._sha.hexdigest()
+
+    def parts(self) -> Iterator[list[np.ndarray]]:
+        """uint8 [H, W, 3]. Raises ConfigError where the model takes no prompts, NonFiniteError for NaN or Inf."""
+        for first in range(0, len(self.texts), PART):
+            texts = self.texts[first : first + PART]
+            drawn = self.model.generate(len(texts), seed=self.seed, first=first, prompts=texts)
+            images = as_pixels(checked_images(drawn, self.name))
+            self._sha.update(b"".join(image.tobytes() for image in images))
+            if self.clip is not None:
+                self.scores.append(self.clip.scores(images, texts))
+            yield images
