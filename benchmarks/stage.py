@@ -68,7 +68,8 @@ def staged(parts: Mapping[str, Part], roles: Mapping[str, RoleResources]) -> Ite
         cast = Cast(made["teacher"], made.get("path_node", made["teacher"]), made["fake_score"], made["generator"])
         company = Company(
             cast=cast, teacher=None, fake_score=None, generator=None, evaluator=None, wait=recovery.wait,
-            is_ready=recovery.is_ready, kept=recovery.kept, log_steps=None, accounts=recovery.accounts, renew=recovery.renew,
+            is_ready=recovery.is_ready, kept=recovery.kept, log_steps=None, accounts=recovery.accounts,
+            renew=recovery.renew, leaving=recovery.leaving,
             seats=recovery.seats,
         )  # fmt: skip
         try:

@@ -33,7 +33,14 @@ class PlacementError(ClusterError):
 
 
 class DeviceMemoryError(ClusterError):
-    """A role's GPU has too little memory."""
+    """A role's GPU has too little memory. role: whose."""
+
+    def __init__(self, message: str, role: str = "") -> None:
+        super().__init__(message)
+        self.role = role
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.role)
 
 
 class CheckpointError(DisbackError):

@@ -354,7 +354,10 @@ class Rehearsal:
         return (step.step + 1) % every == 0
 
     def _must_keep(self, step: Step) -> bool:
-        """At the recipe's steps, and before the log of the roles' calls grows beyond its budget."""
+        """At the recipe's steps, before the log of the roles' calls grows beyond its budget, and before a machine goes."""
+        if leaving := self.company.leaving():
+            self.production.say(f"{', '.join(leaving)} is to go: checkpoint now")
+            return True
         most = self.company.log_steps
         return self._due(step, self.recipe.checkpoint_every) or (most is not None and step.step + 1 - self.checkpointed >= most)
 

@@ -10,7 +10,7 @@ from disback_ray.actors.company import Places, denoiser_spec
 from disback_ray.config import ClusterConfig, Recipe, Teacher, check_agreement, load_cluster, load_recipe, resolved
 from disback_ray.data.prepared import left_out
 from disback_ray.data.sources import ImagesData
-from disback_ray.errors import ConfigError, DisbackError, NonFiniteError, RunFolderError
+from disback_ray.errors import ConfigError, DeviceMemoryError, DisbackError, NonFiniteError, RunFolderError
 from disback_ray.interruption import Stop, interruptible
 from disback_ray.nonfinite import write_keys
 from disback_ray.one_teacher import train_once
@@ -191,8 +191,12 @@ def _produce(
         except DisbackError as error:
             if isinstance(error, NonFiniteError):
                 write_keys(folder, error)
+            if isinstance(error, DeviceMemoryError):
+                from disback_ray.planning.shortfall import with_plan  # what no other run needs
+
+                error = with_plan(error, recipe, cluster, load_spec(places.teacher))
             production.summary.status, production.summary.error = "failed", str(error)
-            raise
+            raise error from None
         finally:
             if production.summary.status == "running":
                 production.summary.status = "failed"

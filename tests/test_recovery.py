@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from disback_ray import pictures, running
 from disback_ray.actors import company
@@ -300,6 +301,30 @@ def test_a_step_with_nan_is_skipped_in_every_role(
     assert command(*words).status == 2
     assert command(*words, "--on-nonfinite", "skip").status == 0
     tiny.assert_equal(tmp_path / "other", tmp_path / "run", pictures=False)
+
+
+class Large(FakeScore):
+    """One that doesn't fit its device; the plan's dry run takes no memory."""
+
+    def fit(self, sample: Sample, *, update: int = 0) -> dict[str, float]:
+        if isinstance(sample.x0, FakeTensor) or sample.x0.is_meta:
+            return super().fit(sample, update=update)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_too_little_gpu_memory_is_told_with_the_plan_s_figure(
+    tiny: Any, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(company, "FakeScore", Large)
+    said = command(*tiny.arguments("ring8", tmp_path / "run", "--in-process"))
+    last = said.err.splitlines()[-1]
+    assert said.status == 2
+    assert last.startswith(
+        "disback-ray: fake_score ran out of GPU memory in fit: CUDA out of memory. Tried to allocate 2.00 GiB.: "
+    )
+    assert "raise micro_batches, lower batch" in last
+    assert re.search(r"by the plan it needs \S+ GiB at its peak.*`disback-ray plan` says which settings would fit$", last)
+    assert tiny.summary(tmp_path / "run")["error"] == last.removeprefix("disback-ray: ")
 
 
 def test_too_many_skipped_steps_are_no_bad_batch() -> None:

@@ -63,7 +63,7 @@ class Company:
 
     kept([(what snapshot() gave, what load() takes)]): the roles can go on from there, and need nothing that came before. log_steps:
     after so many steps there has to be a checkpoint, None where nothing is logged.
-    renew(): every role is as it was when it was built.
+    renew(): every role is as it was when it was built. leaving(): machines of theirs that have just said that they are to go.
     accounts(): each seat's calls since the last time, and what to add to its clock to have this process's.
     """
 
@@ -77,6 +77,7 @@ class Company:
     kept: Callable[..., None]
     log_steps: int | None
     renew: Callable[[], None]
+    leaving: Callable[[], list[str]]
     accounts: Callable[[], tuple[dict[str, Account], dict[str, float]]]
     seats: dict[str, dict[str, Any]]
 
@@ -263,6 +264,7 @@ def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources
         kept=lambda *points: None,
         log_steps=None,
         renew=renew,
+        leaving=lambda: [],
         accounts=lambda: ({name: sheet.account() for name, sheet in sheets.items()}, {}),
     )
 
@@ -282,7 +284,7 @@ def on_ray(
     most = log_steps(recipe, load_spec(places.teacher).shape, limits)
     return _company(
         made, recovery.seats, wait=recovery.wait, is_ready=recovery.is_ready, kept=recovery.kept, log_steps=most,
-        accounts=recovery.accounts, renew=recovery.renew,
+        accounts=recovery.accounts, renew=recovery.renew, leaving=recovery.leaving,
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ def told(role: str, method: str, args: Sequence[Any]) -> Iterator[None]:
         reason = " ".join(str(error).split())[:160]
         raise DeviceMemoryError(
             f"{role} ran out of GPU memory in {method}: {reason}: raise micro_batches, lower batch, "
-            f"or give it a larger GPU or one of its own (roles.{role} in the cluster file)"
+            f"or give it a larger GPU or one of its own (roles.{role} in the cluster file)",
+            role,
         ) from None
     except NonFiniteError as error:
         error.keys = error.keys or {"role": role, "method": method, **keys_of(args)}

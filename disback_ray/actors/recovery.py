@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import ray
+from ray._private.state import state as typed_state
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
 
 from disback_ray.actors.calls import NOTHING, Call, forget_before, nature_of, to_be_made_again
@@ -22,9 +23,13 @@ from disback_ray.actors.wire import unpack
 from disback_ray.config import RecoveryLimits
 from disback_ray.errors import ClusterError
 
+state: Any = typed_state
+
 PATIENCE = 20.0
 """A call may take so many times the longest of its kind so far, and a first one so many times `recovery.hang`."""
 PINGS = 7
+IDLE_SECONDS = 5.0
+"""So often a role that has nothing to do is asked for a sign of life, and Ray for machines that are to go."""
 LOOK_SECONDS = 1.0
 """So long a wait lasts before it looks up: at Ctrl-C, at what has failed, and at what there is to be said. The first ones are shorter."""
 
@@ -108,6 +113,9 @@ class Recovery:
         self.seats: dict[str, dict[str, Any]] = {}
         self.calls = 0
         self.slowness = Slowness()
+        self.dead: dict[str, tuple[Any, str]] = {}
+        self.drained: set[str] = set()
+        self.looked = self.looked_who_leaves = time.monotonic()
 
     def seat(self, roles: Mapping[str, tuple[Callable[..., Any], Callable[[], OnRay | RankGroup]]]) -> dict[str, Proxy]:
         """Builds each role, given its class and how to begin a process for it. Raises what building raises, or ClusterError."""
@@ -129,6 +137,7 @@ class Recovery:
         asked = [call for call in _calls_in(later) if call.value is NOTHING]
         if asked:
             self._fetch(asked)
+        self._look_now_and_then()
         return _values_in(later)
 
     def _fetch(self, calls: list[Call]) -> None:
@@ -237,11 +246,22 @@ class Recovery:
         while mending.anew:
             self._build(mending)
 
+    def leaving(self) -> list[str]:
+        """Machines with a role on them that have said, since this was last asked, that they are to go."""
+        if time.monotonic() - self.looked_who_leaves < IDLE_SECONDS:
+            return []
+        self.looked_who_leaves = time.monotonic()
+        draining = set(state.get_draining_nodes())
+        new, self.drained = draining - self.drained, draining
+        return sorted({f"{seat['node']} ({name})" for name, seat in self.seats.items() if seat["node_id"] in new})
+
     # -- losses --
 
     def _mend(self, wanted: Iterable[Call]) -> None:
         """Puts up again whatever was lost, until all calls have been made or are under way. Raises what a role raises."""
-        mending = _Mending()
+        dead = {name: why for name, (process, why) in self.dead.items() if process is self.players[name].process}
+        self.dead.clear()
+        mending = _Mending(gone=dead, anew=set(dead))
         while True:
             self._make_again({*self._settle(mending), *(call for call in wanted if call.missing)}, mending)
             if not mending.anew:
@@ -353,6 +373,14 @@ class Recovery:
 
     # -- waiting --
 
+    def _look_now_and_then(self) -> None:
+        """Who has died while it had nothing to do is put up again now, and not only when it is needed."""
+        if time.monotonic() - self.looked > IDLE_SECONDS:
+            self.looked = time.monotonic()
+            self._look_after()
+            if self.dead:
+                self._mend([])
+
     def _look_after(self) -> None:
         """Ends whoever hangs: its calls fail then, and it is put up again. Asks in passing, and never waits."""
         for player in self.players.values():
@@ -366,8 +394,10 @@ class Recovery:
                     self._end(player, f"it gave no sign of life for {now - player.asked:.0f} s")
                 continue
             beat, player.beat = player.beat, None
-            if _error(beat) is not None:
-                continue  # it is gone, and its calls will tell
+            if (error := _error(beat)) is not None:
+                if is_gone(error):  # its calls will tell, if there are any
+                    self.dead[player.name] = player.process, reason_of(error)
+                continue
             method, seconds, longest = ray.get(beat)
             if seconds > (max(self.limits.hang, PATIENCE * longest) if longest else PATIENCE * self.limits.hang):
                 self._end(player, f"it hung in {method} for {seconds:.0f} s")

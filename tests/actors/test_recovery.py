@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 import torch
 
-from disback_ray.actors import on_ray
+from disback_ray.actors import on_ray, recovery
 from disback_ray.actors.calls import Call, looks, starts
 from disback_ray.actors.on_ray import OnRay
 from disback_ray.actors.recovery import Player, Proxy, Recovered, Recovery
@@ -110,7 +111,7 @@ def seat(attached: str, tmp_path: Path) -> Seat:
 
     def make(*, losses: int = 5, hang: float = 60.0, **parts: dict[str, Any]) -> Troupe:
         heard = Heard()
-        recovery = Recovery(RecoveryLimits(losses=losses, hang=hang), heard, missing=lambda: "")
+        ours = Recovery(RecoveryLimits(losses=losses, hang=hang), heard, missing=lambda: "")
         begin = {
             name: partial(
                 OnRay, name, (Role, arguments),
@@ -118,7 +119,7 @@ def seat(attached: str, tmp_path: Path) -> Seat:
             )
             for name, arguments in parts.items()
         }  # fmt: skip
-        return Troupe(recovery, heard, recovery.seat({name: (Role, start) for name, start in begin.items()}))
+        return Troupe(ours, heard, ours.seat({name: (Role, start) for name, start in begin.items()}))
 
     return make
 
@@ -164,8 +165,11 @@ def test_whoever_is_lost_is_there_again_with_all_that_it_knew(seat: Seat, tmp_pa
     assert (now["a"] != pids["a"], now["b"]) == (True, pids["b"])
 
 
-def test_from_where_it_was_saved(seat: Seat, tmp_path: Path) -> None:
-    """It goes on from what `load` gives; nothing that came before is asked of it or kept for it. A replay that differs is told."""
+def test_from_where_it_was_saved(seat: Seat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on from what `load` gives; nothing that came before is asked of it or kept for it. A replay that differs is told.
+
+    So is the death of one that has nothing to do, without a call of it.
+    """
     troupe = seat(a={})
     a, wait = troupe.proxies["a"], troupe.recovery.wait
     wait([a.begin(1), a.add(2)])
@@ -181,7 +185,13 @@ def test_from_where_it_was_saved(seat: Seat, tmp_path: Path) -> None:
     call = a.add(5)
     given = wait(call)
     call.args = (6,)  # as if it had computed something else
-    assert wait(a.die(str(tmp_path / "died again"))) == [["loaded"], 6, None]
+    monkeypatch.setattr(recovery, "IDLE_SECONDS", 0.0)
+    os.kill(troupe.recovery.seats["a"]["pid"], signal.SIGKILL)
+    end = time.monotonic() + 60
+    while len(troupe.heard.events) < 2 and time.monotonic() < end:
+        wait([])
+    assert len(troupe.recovery.players["a"].log) == 2, "it was asked for nothing more"
+    assert wait(a.look()) == [["loaded"], 6]
     assert [event.identical for event in troupe.heard.events] == [False, False], "add(3) once gave [1, 2, 3]"
     assert wait(call) == given, "what was given once stays given"
 
@@ -215,15 +225,29 @@ def test_errors_are_one_line_but_a_bug_keeps_its_traceback(seat: Seat) -> None:
 
 
 def test_lost_too_often_is_one_line() -> None:
-    recovery = Recovery(RecoveryLimits(losses=1, within=60), Heard(), missing=lambda: "")
+    ours = Recovery(RecoveryLimits(losses=1, within=60), Heard(), missing=lambda: "")
     process: Any = None
     player = Player("generator", Role, lambda: process, process)
     player.losses.append(time.monotonic() - 61)
-    recovery._count(player, "its machine is gone")
+    ours._count(player, "its machine is gone")
     with pytest.raises(ClusterError) as raised:
-        recovery._count(player, "its process died")
+        ours._count(player, "its process died")
     advice = "run the same command again to go on from the last checkpoint"
     assert str(raised.value) == f"generator was lost 2 times within 60 s: its process died; {advice}"
+
+
+def test_machines_that_are_to_go_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(recovery, "state", SimpleNamespace(get_draining_nodes=lambda: dict.fromkeys(draining, 0)))
+    ours, draining = Recovery(RecoveryLimits(), Heard(), missing=lambda: ""), set[str]()
+    ours.seats = {"teacher": {"node": "10.0.0.1", "node_id": "a"}, "generator": {"node": "10.0.0.2", "node_id": "b"}}
+    assert ours.leaving() == []
+    draining |= {"b", "elsewhere"}
+    assert [ours.leaving(), ours.leaving()] == [["10.0.0.2 (generator)"], []]
+    draining.remove("b")
+    assert ours.leaving() == []
+    draining.add("b")
+    assert ours.leaving() == ["10.0.0.2 (generator)"], "it may be given back, and wanted once more"
 
 
 def test_a_machine_that_doesn_t_see_the_folder(tmp_path: Path) -> None:
