@@ -2,7 +2,10 @@
 
 import importlib
 import logging
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -28,11 +31,12 @@ def peft() -> Any:
 @lru_cache
 def _imported(name: str) -> Any:
     declare_missing_operators()  # transformers imports torchvision
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # where it is there, peft imports it, and it says what it lacks
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_quantizers():
             warnings.simplefilter("ignore")  # theirs, about each other
             module = importlib.import_module(name)
+            if name == "diffusers":
+                importlib.import_module("diffusers.loaders.peft")  # which its models import, and which imports peft
             if name != "peft":
                 theirs = importlib.import_module(f"{name}.utils.logging")
                 theirs.set_verbosity(logging.CRITICAL)  # at length they log what they raise as well
@@ -44,3 +48,19 @@ def _imported(name: str) -> Any:
             f"{error.name} is not installed, and this teacher needs it: pip install 'disback-ray[diffusers]'"
         ) from None
     return module
+
+
+@contextmanager
+def _without_quantizers() -> Iterator[None]:
+    """diffusers and peft import bitsandbytes where it is installed, and that torch's compiler: 4 s of CPU in each role, for nothing.
+
+    Where it is hidden while they look for it, they do without. Optimisers with 8-bit moments import it later, for themselves.
+    """
+    hides = "bitsandbytes" not in sys.modules
+    if hides:
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hides:
+            del sys.modules["bitsandbytes"]
