@@ -86,7 +86,7 @@ def test_two_ranks_are_one_role(troupe: Any, stage_of: Any, attached: str, tmp_p
         accounts, clocks = recovery.accounts()
         fits = [accounts[f"fake_score/{rank}"].totals["fit"].calls for rank in (0, 1)]
         assert fits[0] == fits[1] > 0, "each rank takes every other micro-batch"
-        assert all(abs(late) < 0.1 for late in clocks.values()), "these machines are one"
+        assert all(abs(late) < 5 for late in clocks.values()), "these machines are one; the rest is how long an answer took"
 
 
 def test_alone_nothing_is_summed_gathered_or_cut() -> None:
