@@ -227,7 +227,7 @@ def refuse(folder: Path, recipe: Path, says: str) -> None:
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     refuse(tmp_path, recipe_file(tmp_path, "nowhere.pkl"), rf"{tmp_path}/nowhere\.pkl: no such file.*--set teacher\.checkpoint=")
     (tmp_path / "folder.pkl").mkdir()
-    refuse(tmp_path, recipe_file(tmp_path, "folder.pkl"), "no such file")
+    refuse(tmp_path, recipe_file(tmp_path, "folder.pkl"), rf"{tmp_path}/folder\.pkl: a folder, not a file")
 
 
 def test_a_run_does_not_go_on_with_another_file_at_the_same_path(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,11 +19,11 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 class _Watch:
     def __init__(self) -> None:
-        self.on = False
+        self.thread: int | None = None
         self.seen: list[str] = []
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.on:
+        if threading.get_ident() != self.thread:
             return
         if event == "open":
             path, mode, flags = (*arguments, None, None, None)[:3]
@@ -43,14 +44,17 @@ _KNOWN: set[str] = set()
 
 @contextmanager
 def guarded() -> Iterator[list[str]]:
-    """What was done in the block, by Python: nothing is what it should be. A hook stays for good, so there is one."""
+    """What was done in the block, by Python: nothing is what it should be. A hook stays for good, so there is one.
+
+    In this thread: Ray's own, where a driver has been, go on with what they do.
+    """
     if not _KNOWN:
         sys.addaudithook(_WATCH.hear)
     _KNOWN.update(sys.stdlib_module_names, (name.partition(".")[0] for name in list(sys.modules)))
     seen: list[str] = []
     _WATCH.seen = seen
-    _WATCH.on = True
+    _WATCH.thread = threading.get_ident()
     try:
         yield seen
     finally:
-        _WATCH.on = False
+        _WATCH.thread = None

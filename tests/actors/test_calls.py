@@ -115,8 +115,8 @@ def test_what_is_not_marked_is_taken_to_change_its_role() -> None:
 @pytest.mark.parametrize(
     ("role", "changing"),
     [
-        (FakeScore, {"score", "difference", "fit", "commit"}),
-        (Generator, {"propose", "descend", "commit"}),
+        (FakeScore, {"score", "difference", "fit", "commit", "skip"}),
+        (Generator, {"propose", "descend", "commit", "skip"}),
         (FrozenTeacher, set()),
         (PathNode, set()),
         (Evaluator, set()),
