@@ -54,9 +54,10 @@ def _imported(name: str) -> Any:
 def _without_quantizers() -> Iterator[None]:
     """diffusers and peft import bitsandbytes where it is installed, and that torch's compiler: 4 s of CPU in each role, for nothing.
 
-    Where it is hidden while they look for it, they do without. Optimisers with 8-bit moments import it later, for themselves.
+    Where it is hidden while they look for it, they do without. Optimisers with 8-bit moments import it later, for themselves. Once one
+    of them has looked, it counts on what it found.
     """
-    hides = "bitsandbytes" not in sys.modules
+    hides = not {"bitsandbytes", "accelerate", "diffusers", "peft", "transformers"} & sys.modules.keys()
     if hides:
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     try:

@@ -126,4 +126,4 @@ def test_who_is_changed_by_what(role: type, changing: set[str]) -> None:
     """A role that only looks can be asked again at any time, so a mark too few costs time, and one too many costs weights."""
     methods = {name for name in dir(role) if not name.startswith("_") and callable(getattr(role, name))}
     assert {name for name in methods if nature_of(role, name) == "changes"} == changing
-    assert {name for name in methods if nature_of(role, name) == "starts"} <= {"begin", "load"}
+    assert {name for name in methods if nature_of(role, name) == "starts"} <= {"begin", "load", "rewind"}
