@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check
+.PHONY: run test test-long check
 
 run: $(STAMP)  ## scikit-learn's real digits into a one-step generator, on Ray actors on this machine
 	@$(BIN)/disback-ray run
 
 test: $(STAMP)  ## the tests, on the CPU
 	@$(BIN)/python -m pytest
+
+test-long: $(STAMP)  ## the few tests that take half a minute or more each
+	@$(BIN)/python -m pytest -m long
 
 check: $(STAMP)  ## format, lint, types, and which way imports point
 	@$(BIN)/ruff format --check

@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"  # or the first private cluster writes a token into the home folder
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112 (a dozen processes a driver, unused)
 
 
 class Processes:

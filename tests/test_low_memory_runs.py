@@ -28,6 +28,7 @@ def lean(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(tiny.run("digits", tmp_path_factory.mktemp("runs") / "lean", *LEAN).folder.uri)
 
 
+@pytest.mark.long
 def test_over_actors_it_is_the_same_run(lean: Path, tiny: Any, ray_cluster: str, tmp_path: Path) -> None:
     tiny.run("digits", tmp_path / "there", *LEAN, f"cluster.address={ray_cluster}", in_process=False)
     tiny.assert_equal(tmp_path / "there", lean, pictures=False)

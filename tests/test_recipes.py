@@ -31,7 +31,7 @@ LIKE_EDM = [*EDM, "cifar10-ddim"]
 TRAINED = [name for name in RECIPES if name not in [*FROM_FILES, *TEXT]]
 FIRST = [*TRAINED, "sdxl"]
 """In one process first: that trains the teacher, or encodes the prompts, for both."""
-TWINS = [*FIRST, "imagenet64-edm", "lsun-cat-cd", "cifar10-ddim", "sd15-lcm-lora"]
+TWINS = [*FIRST, "imagenet64-edm", "lsun-cat-cd", "cifar10-ddim"]
 
 
 @pytest.fixture(scope="module")

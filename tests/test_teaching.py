@@ -94,6 +94,7 @@ def test_ctrl_c_keeps_and_the_same_command_goes_on(train: Train, digits_kept: An
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Train's own, at every start
+@pytest.mark.long
 def test_two_workers_over_ray(train: Train, digits_kept: Any, ray_cluster: str) -> None:
     """Ray Data reads what one process reads, to the bit; Ray Train trains what one process trains, to the rounding of a sum."""
     here = train(digits_kept.parquet, "here")

@@ -60,33 +60,33 @@ def played(troupe: Any, cast: Cast, wait: Any, out: Folder, between: Any = lambd
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
-def test_two_ranks_are_one_role(troupe: Any, stage_of: Any, attached: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fake", "generator"), [("fsdp", "ddp"), pytest.param("ddp", "fsdp", marks=pytest.mark.long)])
+def test_two_ranks_are_one_role(troupe: Any, stage_of: Any, attached: str, tmp_path: Path, fake: str, generator: str) -> None:
     """Adam's moments and all; plain SGD for s_φ, whose path is longer: Adam magnifies rounding where a gradient is about zero."""
     troupe = troupe.but(
         micro_batches=4, steps=4, marks=(1, 3), fake_updates=2, optimiser=OptimiserSettings(lr=0.02, kind="sgd", clip=1.0)
     )
     alone = played(troupe, troupe.cast(), lambda value: value, Folder.at(tmp_path / "alone"))
-    for fake, generator in (("ddp", "fsdp"), ("fsdp", "ddp")):
-        cast, recovery = stage_of(troupe.parts(), groups={"fake_score": fake, "generator": generator})
-        pids = [recovery.seats[f"{role}/{rank}"]["pid"] for role in ("fake_score", "generator") for rank in (0, 1)]
-        assert len({*pids, os.getpid()}) == 5
+    cast, recovery = stage_of(troupe.parts(), groups={"fake_score": fake, "generator": generator})
+    pids = [recovery.seats[f"{role}/{rank}"]["pid"] for role in ("fake_score", "generator") for rank in (0, 1)]
+    assert len({*pids, os.getpid()}) == 5
 
-        def lose_one(pid: int = pids[1], loses: bool = fake == "fsdp") -> None:
-            if loses:
-                os.kill(pid, signal.SIGKILL)
+    def lose_one(pid: int = pids[1], loses: bool = fake == "fsdp") -> None:
+        if loses:
+            os.kill(pid, signal.SIGKILL)
 
-        together = played(troupe, cast, recovery.wait, Folder.at(tmp_path / fake), lose_one)
-        lost = {role for event in recovery.audience.events for role in event.roles}
-        assert fake == "ddp" or "fake_score/0" in lost, "the group is lost, and built again, as one"
-        assert together["told"] == [pytest.approx(numbers, rel=1e-4) for numbers in alone["told"]]
-        assert together["weights"].keys() == alone["weights"].keys()
-        for name, tensor in alone["weights"].items():
-            torch.testing.assert_close(together["weights"][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
-        torch.testing.assert_close(together["drawn"], alone["drawn"], rtol=1e-4, atol=1e-5)
-        accounts, clocks = recovery.accounts()
-        fits = [accounts[f"fake_score/{rank}"].totals["fit"].calls for rank in (0, 1)]
-        assert fits[0] == fits[1] > 0, "each rank takes every other micro-batch"
-        assert all(abs(late) < 5 for late in clocks.values()), "these machines are one; the rest is how long an answer took"
+    together = played(troupe, cast, recovery.wait, Folder.at(tmp_path / fake), lose_one)
+    lost = {role for event in recovery.audience.events for role in event.roles}
+    assert fake == "ddp" or "fake_score/0" in lost, "the group is lost, and built again, as one"
+    assert together["told"] == [pytest.approx(numbers, rel=1e-4) for numbers in alone["told"]]
+    assert together["weights"].keys() == alone["weights"].keys()
+    for name, tensor in alone["weights"].items():
+        torch.testing.assert_close(together["weights"][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    torch.testing.assert_close(together["drawn"], alone["drawn"], rtol=1e-4, atol=1e-5)
+    accounts, clocks = recovery.accounts()
+    fits = [accounts[f"fake_score/{rank}"].totals["fit"].calls for rank in (0, 1)]
+    assert fits[0] == fits[1] > 0, "each rank takes every other micro-batch"
+    assert all(abs(late) < 5 for late in clocks.values()), "these machines are one; the rest is how long an answer took"
 
 
 def test_alone_nothing_is_summed_gathered_or_cut() -> None:

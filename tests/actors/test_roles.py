@@ -171,6 +171,7 @@ class Gaussian(nn.Module):
 class GaussianSpec:
     shape: tuple[int, ...] = (2,)
     classes: int = 0
+    network: None = None
 
     def build(self, *, seed: int) -> nn.Module:
         return Gaussian()
