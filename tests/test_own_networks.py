@@ -141,16 +141,14 @@ def test_what_does_not_fit_is_said_in_one_line_and_nothing_is_written(recipe: Pa
     assert not (recipe.parent / "out").exists()
 
 
-def test_a_ddpmpp_smaller_than_its_teacher(tiny: Any, ray_cluster: str, tmp_path: Path) -> None:
-    """Random weights of its own; measured; the same over actors."""
+def test_a_ddpmpp_smaller_than_its_teacher(tiny: Any, tmp_path: Path) -> None:
+    """Random weights of its own; measured."""
     smaller = ["student.network={kind: ddpmpp, channels: 4, multipliers: [1]}", "backtracking.steps=9"]
     here = tiny.run("digits", tmp_path / "here", *smaller)
-    there = tiny.run("digits", tmp_path / "there", *smaller, f"cluster.address={ray_cluster}", in_process=False)
-    tiny.assert_equal(tmp_path / "there", tmp_path / "here")
     sizes = {
         name: sum(t.numel() for t in safetensors.torch.load_file(tmp_path / "here" / name).values())
         for name in ("generator/model.safetensors", "path/node-1.safetensors")
     }
     assert sizes["generator/model.safetensors"] < sizes["path/node-1.safetensors"] / 2
     assert here.generate(3, labels=[1, 2, 3]).shape == (3, 1, 8, 8)
-    assert there.metrics["generator"]["frechet"] != there.metrics["untrained"]["frechet"]
+    assert here.metrics["generator"]["frechet"] != here.metrics["untrained"]["frechet"]
