@@ -118,9 +118,8 @@ class OnRay:
 
     def prepare(self, data: ImagesData, cache: Folder) -> PreparedImages:
         """Reads the images into the cache, unless they are there, on all machines. Raises CheckpointError, ClusterError."""
-        from disback_ray.actors.image_decoder import (
-            decode_on_ray,
-        )  # Ray Data takes over a second to import: only who needs it waits
+        # Ray Data takes over a second to import: only who needs it waits.
+        from disback_ray.actors.image_decoder import decode_on_ray
 
         return prepare(data, cache, decode=decode_on_ray, report=_reading(self.watch))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def render(
         goals=goals,
         levels=[f"{level:g}" for level in found.levels],
         rows=[(arm, meanings[arm], [cell(found.at(arm, level)) for level in found.levels]) for arm in found.arms],
-        legend=list(zip(found.arms, COLOURS, strict=False)),
+        legend=list(_colours(found).items()),
         curves=[_chart(found, log=True), *([_each(found)] if len(found.seeds) > 1 else [])],
         seeds=len(found.seeds),
         cost=f"{found.cost:.2f}",
@@ -90,7 +91,7 @@ def cell(reached: Reached) -> Cell:
 def _chart(found: Outcome, *, log: bool) -> Markup | None:
     """The median run of each arm."""
     lines = []
-    for arm, colour in zip(found.arms, COLOURS, strict=False):
+    for arm, colour in _colours(found).items():
         curves = found.of(arm)
         steps = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
         values = [statistics.median(curve.values[curve.steps.index(step)] for curve in curves) for step in steps]
@@ -102,10 +103,15 @@ def _each(found: Outcome) -> Markup | None:
     """Every run."""
     lines = [
         Series(arm, _at(curve.charged(step, cost=found.cost) for step in curve.steps), np.array(curve.values), colour)
-        for arm, colour in zip(found.arms, COLOURS, strict=False)
+        for arm, colour in _colours(found).items()
         for curve in found.of(arm)
     ]
     return chart(lines, label=f"{MEASURES[found.figure].name} of every run over charged steps", log=True, levels=_levels(found))
+
+
+def _colours(found: Outcome) -> dict[str, str]:
+    """Each arm's; of more arms than colours, some share one."""
+    return dict(zip(found.arms, itertools.cycle(COLOURS), strict=False))  # the cycle has no end
 
 
 def _at(steps: object) -> np.ndarray:

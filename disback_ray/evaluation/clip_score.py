@@ -39,5 +39,4 @@ class ClipScore:
         """images: uint8 [H, W, 3]; texts: one each, cut to what CLIP reads → float64 [B], -1 … 1."""
         given = self.processor(text=list(texts), images=list(images), return_tensors="pt", padding=True, truncation=True)
         made = self.model(**{name: tensor.to(self.device) for name, tensor in given.items()})
-        seen, said = (torch.nn.functional.normalize(each.double(), dim=1) for each in (made.image_embeds, made.text_embeds))
-        return (seen * said).sum(1).cpu().numpy()
+        return torch.nn.functional.cosine_similarity(made.image_embeds.double(), made.text_embeds.double()).cpu().numpy()

@@ -55,7 +55,4 @@ def rough(recipe: Recipe, spec: DenoiserSpec) -> float:
         return math.inf
     with torch.device("meta"):
         weights = sum(parameter.numel() for parameter in spec.build().parameters())
-    numbers = recipe.batch
-    for size in spec.shape:
-        numbers *= size
-    return float(ROUGH_WEIGHTS * weights + ROUGH_ACTIVATIONS * numbers)
+    return float(ROUGH_WEIGHTS * weights + ROUGH_ACTIVATIONS * recipe.batch * math.prod(spec.shape))

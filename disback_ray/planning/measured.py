@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from disback_ray import limited_yaml
 from disback_ray.config import ClusterConfig, Recipe
 from disback_ray.errors import CheckpointError
+from disback_ray.limited_yaml import NotYaml
 from disback_ray.run_folder import CONFIG, SUMMARY
 from disback_ray.storage import Folder
 
@@ -41,8 +41,8 @@ def _read(folder: Folder, ours: dict[str, Any]) -> Measured | None:
     try:
         if not (folder.has(CONFIG) and folder.has(SUMMARY)):
             return None
-        theirs, devices = yaml.safe_load(folder.read(CONFIG)), folder.read_json(SUMMARY).get("devices") or {}
-    except (CheckpointError, yaml.YAMLError, ValueError):
+        theirs, devices = limited_yaml.load(folder.read(CONFIG)), folder.read_json(SUMMARY).get("devices") or {}
+    except (CheckpointError, NotYaml):
         return None  # somebody else's, or half written
     if devices.get("steps", 0) < LEAST_STEPS or not isinstance(theirs, dict) or timed(theirs) != timed(ours):
         return None

@@ -1,5 +1,6 @@
 """Footprints on devices: what fits where, how long a step takes, which device holds the others up, and what one more would bring."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -140,9 +141,7 @@ def make(
         if asked.share is None or asked.share not in roles:
             sharers = [planned[name], *(planned[other] for other, its in roles.items() if its.share == name)]
             devices.append(Device(card_of[name], tuple(sharers), portion=asked.gpus if asked.gpus and asked.gpus < 1 else 1.0))
-    numbers = recipe.batch
-    for size in spec.shape:
-        numbers *= size
+    numbers = recipe.batch * math.prod(spec.shape)
     most = min(recipe.checkpoint_every, log_steps(recipe, spec.shape, cluster.recovery))
     said = f"{run.run} ({run.steps:,} steps)" if run else ""
     return Plan(tuple(devices), CROSSINGS * numbers * WIRE_BYTES[recipe.wire_dtype], most, said)
