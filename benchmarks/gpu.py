@@ -27,7 +27,7 @@ import torch
 
 from benchmarks import Result, measured, options, publish
 from disback_ray.actors.calls import looks
-from disback_ray.actors.company import Places, parts
+from disback_ray.actors.parts import Places, parts
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast, Step
 from disback_ray.algorithms.noise import Batch, micro_batches

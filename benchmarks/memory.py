@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import Result, measured, options, publish
 from benchmarks.memory_role import ROLES
-from disback_ray.actors.company import Places, parts
+from disback_ray.actors.parts import Places, parts
 from disback_ray.config import load_recipe
 from disback_ray.networks.imported import EDMSpec
 from disback_ray.networks.lora import LoRA

@@ -13,7 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import Result, measured, options, publish
-from disback_ray.actors.company import Places, parts
+from disback_ray.actors.parts import Places, parts
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.cast import Cast
 from disback_ray.algorithms.noise import Batch, micro_batches

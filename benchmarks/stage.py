@@ -9,7 +9,7 @@ from typing import Any
 from disback_ray.actors.company import Company, hosted
 from disback_ray.actors.on_ray import Part
 from disback_ray.actors.placement import place
-from disback_ray.actors.recovery import Recovered
+from disback_ray.actors.players import Recovered
 from disback_ray.algorithms.cast import Cast, Step
 from disback_ray.config import RecoveryLimits, RoleResources
 from disback_ray.following import Follower

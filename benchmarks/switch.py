@@ -18,7 +18,7 @@ import torch
 from benchmarks import measured, options, publish
 from benchmarks.memory import RECIPE, SHAPE, prepare, settings
 from benchmarks.memory_role import play
-from disback_ray.actors.company import Places, parts
+from disback_ray.actors.parts import Places, parts
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.noise import Batch
 from disback_ray.config import load_recipe

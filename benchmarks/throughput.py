@@ -22,7 +22,8 @@ import torch
 
 from benchmarks import Result, measured, options, publish
 from benchmarks.stage import Stage, staged
-from disback_ray.actors.company import Company, Places, denoiser_spec, in_process, parts
+from disback_ray.actors.company import Company, in_process
+from disback_ray.actors.parts import Places, denoiser_spec, parts
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.algorithms.path import switches

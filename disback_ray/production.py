@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from disback_ray.actors.company import Places, denoiser_spec, sigma_init, student_spec
-from disback_ray.actors.recovery import Recovered
+from disback_ray.actors.parts import Places, denoiser_spec, sigma_init, student_spec
+from disback_ray.actors.players import Recovered
 from disback_ray.algorithms.noise import span
 from disback_ray.config import Recipe, Teacher, TeacherModule, TextTeacher
 from disback_ray.data.prepared import PreparedImages

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Literal
 
-from disback_ray.actors.company import Places, denoiser_spec
+from disback_ray.actors.parts import Places, denoiser_spec
 from disback_ray.config import ClusterConfig, Recipe, Teacher, check_agreement, load_cluster, load_recipe, resolved
 from disback_ray.data.prepared import left_out
 from disback_ray.data.sources import ImagesData

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from disback_ray.actors.company import Company, Places, denoiser_spec, in_process, on_ray
+from disback_ray.actors.company import Company, in_process, on_ray
+from disback_ray.actors.parts import Places, denoiser_spec
 from disback_ray.actors.placement import place
-from disback_ray.actors.recovery import Recovered
+from disback_ray.actors.players import Recovered
 from disback_ray.actors.session import attach
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.noise import Batch, micro_batches

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import disback_ray
 from disback_ray import theatre
 from disback_ray.actors import prompt_encoder
-from disback_ray.actors.company import Places, parts
+from disback_ray.actors.parts import Places, parts
 from disback_ray.algorithms.noise import Batch
 from disback_ray.config import ClusterConfig, load_recipe
 from disback_ray.exports.export import export

@@ -13,15 +13,6 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import (
-    ActorUnschedulableError,
-    ObjectLostError,
-    ObjectStoreFullError,
-    OutOfDiskError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disback_ray.actors.busy import Busy
@@ -29,10 +20,10 @@ from disback_ray.actors.mishaps import told
 from disback_ray.actors.placement import Whereabouts, where
 from disback_ray.actors.snapshot import Snapshot
 from disback_ray.actors.timesheet import Account, Timesheet
-from disback_ray.actors.turns import OutOfTurn, Turns
+from disback_ray.actors.turns import Turns
 from disback_ray.actors.wire import pack, unpack
 from disback_ray.algorithms.ranks import ALONE, Ranks, is_of_a_peer, join
-from disback_ray.errors import ClusterError, DisbackError
+from disback_ray.errors import ClusterError
 from disback_ray.storage import Folder
 
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
@@ -256,35 +247,3 @@ class Replicas:
 
     def __getattr__(self, method: str) -> Any:
         return getattr(self.proxies[0], method)
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """What was raised first: Ray wraps it once for each call that depended on it."""
-    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
-        error = error.cause
-    return error
-
-
-def is_gone(error: BaseException) -> bool:
-    """Whether the process that was called is: then Ray raises it as it is, and wrapped where it was another's result that was lost."""
-    return isinstance(error, (RayActorError, ActorUnschedulableError)) and not isinstance(error, RayTaskError)
-
-
-def is_loss(error: BaseException) -> bool:
-    """Whether all that is wrong is that a process or an object was lost, here or before: made again, the call may well succeed."""
-    return isinstance(cause_of(error), (RayActorError, ActorUnschedulableError, ObjectLostError, OutOfTurn))
-
-
-def plain(error: BaseException) -> BaseException:
-    """The error as a user is to meet it: the role's own, or Ray's in one line."""
-    cause = cause_of(error)
-    if isinstance(cause, DisbackError) or not isinstance(error, RayError):
-        return cause
-    if isinstance(error, RayTaskError) and not isinstance(cause, RayError):
-        return error  # a bug of ours: with its traceback
-    if isinstance(cause, (ObjectStoreFullError, OutOfDiskError)):
-        return ClusterError(
-            "Ray's object store is full, and so is the disk that it spills to: lower recovery.log_mb in the cluster file, "
-            "free the disk of Ray's folder, or start Ray with a larger --object-store-memory"
-        )
-    return ClusterError(f"Ray: {' '.join(str(cause).split())[:300]}")

@@ -5,17 +5,18 @@ given its calls since then again, in their order, is bit for bit the one that wa
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray._private.state import state as typed_state
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
 
 from disback_ray.actors.calls import NOTHING, Call, forget_before, nature_of, to_be_made_again
-from disback_ray.actors.on_ray import OnRay, cause_of, is_gone, is_loss, plain
+from disback_ray.actors.losses import cause_of, error_of, is_gone, is_loss, parted, plain, reason_of
+from disback_ray.actors.on_ray import OnRay
+from disback_ray.actors.players import Audience, Player, Proxy, Recovered
 from disback_ray.actors.rank_group import RankGroup
 from disback_ray.actors.slowness import Slowness
 from disback_ray.actors.timesheet import Account
@@ -32,63 +33,6 @@ IDLE_SECONDS = 5.0
 """So often a role that has nothing to do is asked for a sign of life, and Ray for machines that are to go."""
 LOOK_SECONDS = 1.0
 """So long a wait lasts before it looks up: at Ctrl-C, at what has failed, and at what there is to be said. The first ones are shorter."""
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """Roles that were lost together, and are there again. reason: of the first; calls: made again for it.
-
-    identical: whether what the driver had been given before was given again, bit for bit.
-    """
-
-    roles: tuple[str, ...]
-    reason: str
-    seconds: float
-    calls: int
-    identical: bool
-
-
-class Audience(Protocol):
-    """Who hears of losses. gives_up: whether somebody asked for a stop, so that waiting for a place has no sense any more."""
-
-    def recovered(self, event: Recovered) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def gives_up(self) -> bool: ...
-
-
-@dataclass
-class Player:
-    """One role, whichever process it is in. spawn: a new process for it; a group of ranks is one, and is lost and begun together.
-
-    turns: so many calls its process has been given; log: its calls since it was last saved; losses: when its process was lost.
-    under_way: the turns of calls that aren't known to have been made, and their notes.
-    built: whether its process has the role; why: it was ended; beat, asked: the sign of life that is waited for, and since when.
-    """
-
-    name: str
-    role: Callable[..., Any]
-    spawn: Callable[[], OnRay | RankGroup]
-    process: OnRay | RankGroup
-    built: bool = False
-    why: str = ""
-    beat: Any = None
-    asked: float = 0.0
-    turns: int = 0
-    log: list[Call] = field(default_factory=list)
-    under_way: dict[int, Any] = field(default_factory=dict)
-    losses: deque[float] = field(default_factory=deque)
-
-
-class Proxy:
-    """A role's stand-in: `name(*args)` → a call of the role's `name(*args)`, whose result comes later."""
-
-    def __init__(self, player: Player, submit: Callable[..., Call]) -> None:
-        self._player, self._submit = player, submit
-
-    def __getattr__(self, method: str) -> Callable[..., Call]:
-        return lambda *args, **kwargs: self._submit(self._player, method, *args, **kwargs)
 
 
 @dataclass
@@ -281,7 +225,7 @@ class Recovery:
         for call in sorted(out, key=lambda call: call.index):
             if call.nature == "aside" and not self.is_ready(call):
                 continue  # it holds nobody up
-            error = _error(call.note)
+            error = error_of(call.note)
             call.good = error is None
             if error is None:
                 continue
@@ -324,7 +268,7 @@ class Recovery:
         mending.calls += len(again)
         self._until_there([note for _, note, _ in replayed])
         for call, note, ref in replayed:
-            error = _error(note)
+            error = error_of(note)
             if error is not None and not is_loss(error):
                 raise plain(error) from None
             if error is not None:
@@ -346,7 +290,7 @@ class Recovery:
         builds = {name: self.players[name].process.build() for name in self.players if name in mending.anew}
         self._until_there([build for seats in builds.values() for build in seats.values()])
         for name, seats in builds.items():
-            errors = [error for build in seats.values() if (error := _error(build)) is not None]
+            errors = [error for build in seats.values() if (error := error_of(build)) is not None]
             gone = [error for error in errors if is_gone(error)]
             if errors and not gone:
                 raise plain(errors[0]) from None
@@ -394,7 +338,7 @@ class Recovery:
                     self._end(player, f"it gave no sign of life for {now - player.asked:.0f} s")
                 continue
             beat, player.beat = player.beat, None
-            if (error := _error(beat)) is not None:
+            if (error := error_of(beat)) is not None:
                 if is_gone(error):  # its calls will tell, if there are any
                     self.dead[player.name] = player.process, reason_of(error)
                 continue
@@ -429,7 +373,7 @@ class Recovery:
             try:
                 ray.get(made)
             except RayError:
-                made, wrong = _parted(made)
+                made, wrong = parted(made)
                 failed[name] = min(turns[note] for note in wrong)
             for note in made:
                 del player.under_way[turns[note]]
@@ -477,15 +421,6 @@ def _values_in(later: Any) -> Any:
     return later.value if isinstance(later, Call) else later
 
 
-def _parted(notes: Iterable[Any]) -> tuple[list[Any], list[Any]]:
-    """Those with a value, and those with an error."""
-    good: list[Any] = []
-    wrong: list[Any] = []
-    for note in notes:
-        (good if _error(note) is None else wrong).append(note)
-    return good, wrong
-
-
 def _clock(actor: Any) -> float:
     """Seconds to add to an actor's clock to have this process's: by the shortest of some round trips, to half its length."""
     trips: list[tuple[float, float]] = []
@@ -495,25 +430,3 @@ def _clock(actor: Any) -> float:
         after = time.monotonic()
         trips.append((after - before, (before + after) / 2 - theirs))
     return min(trips)[1]
-
-
-def _error(ref: Any) -> RayError | None:
-    """What went wrong, once the reference is there; its value must be small."""
-    try:
-        ray.get(ref)
-    except RayError as error:
-        return error
-    return None
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a process was lost, in a few words: Ray tells it in a paragraph."""
-    text = " ".join(str(error).split())
-    for sign, reason in {
-        "node has died": "its machine is gone",
-        "low on memory": "its process was killed for want of memory",
-        "temporarily unavailable": "it couldn't be reached",
-    }.items():
-        if sign in text:
-            return reason
-    return "its process died"

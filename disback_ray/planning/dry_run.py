@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 
-from disback_ray.actors.company import Places, parts
+from disback_ray.actors.parts import Places, parts
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.cast import Cast
 from disback_ray.algorithms.noise import Batch, micro_batches

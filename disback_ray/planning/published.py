@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from disback_ray.actors.company import denoiser_spec
+from disback_ray.actors.parts import denoiser_spec
 from disback_ray.algorithms.vp_schedule import DDIMSettings, VPSchedule
 from disback_ray.config import Recipe, Teacher, TeacherFile, TeacherModule, TextTeacher
 from disback_ray.errors import CheckpointError

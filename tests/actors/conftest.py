@@ -12,8 +12,9 @@ from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSet
 from disback_ray.actors.frozen_score import FrozenTeacher, PathNode
 from disback_ray.actors.generator import Generator, GeneratorSettings
 from disback_ray.actors.on_ray import OnRay, Replicas
+from disback_ray.actors.players import Recovered
 from disback_ray.actors.rank_group import RankGroup
-from disback_ray.actors.recovery import Recovered, Recovery
+from disback_ray.actors.recovery import Recovery
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Cast, Step
 from disback_ray.algorithms.noise import Batch, KarrasNoise, LogNormalNoise, micro_batches

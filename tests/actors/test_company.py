@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import disback_ray
-from disback_ray.actors.company import Company, Places, denoiser_spec, in_process, parts
+from disback_ray.actors.company import Company, in_process
 from disback_ray.actors.fake_score import FakeScore
 from disback_ray.actors.frozen_score import FrozenScore
+from disback_ray.actors.parts import Places, denoiser_spec, parts
 from disback_ray.algorithms.noise import Batch, KarrasNoise
 from disback_ray.config import ClusterConfig, Recipe, RoleResources, load_recipe
 from disback_ray.data.sources import RingData

@@ -12,7 +12,8 @@ import ray
 import torch
 
 from disback_ray.actors.calls import Call
-from disback_ray.actors.recovery import Player, Recovery
+from disback_ray.actors.players import Player
+from disback_ray.actors.recovery import Recovery
 
 
 def tensors(value: Any) -> Iterator[Any]:

@@ -18,7 +18,8 @@ import torch
 from disback_ray.actors import on_ray, recovery
 from disback_ray.actors.calls import Call, looks, starts
 from disback_ray.actors.on_ray import OnRay
-from disback_ray.actors.recovery import Player, Proxy, Recovered, Recovery
+from disback_ray.actors.players import Player, Proxy, Recovered
+from disback_ray.actors.recovery import Recovery
 from disback_ray.actors.turns import OutOfTurn
 from disback_ray.config import RecoveryLimits
 from disback_ray.errors import ClusterError, DeviceMemoryError, NonFiniteError

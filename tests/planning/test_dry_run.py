@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.plan import allocated
-from disback_ray.actors.company import denoiser_spec
+from disback_ray.actors.parts import denoiser_spec
 from disback_ray.config import load_recipe
 from disback_ray.planning.dry_run import footprints
 from disback_ray.storage import Folder

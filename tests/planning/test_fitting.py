@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from disback_ray.actors.bundles import Bundle, Node
-from disback_ray.actors.company import denoiser_spec
+from disback_ray.actors.parts import denoiser_spec
 from disback_ray.config import Recipe, load_cluster, load_recipe
 from disback_ray.errors import ConfigError
 from disback_ray.planning import dry_run, fitting

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from disback_ray.actors.company import denoiser_spec
+from disback_ray.actors.parts import denoiser_spec
 from disback_ray.config import ClusterConfig, Recipe, load_cluster, load_recipe
 from disback_ray.errors import ConfigError
 from disback_ray.planning import planner as planner_module
