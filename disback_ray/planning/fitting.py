@@ -15,8 +15,9 @@ from disback_ray.planning.cards import CARDS, Card
 
 MARGIN = 1.1
 """Estimates are within 10 % of what is measured: what is less above is tried."""
-ROUGH_WEIGHTS, ROUGH_ACTIVATIONS, ROUGH_SHARE = 20, 16_000, 0.25
-"""Bytes for each parameter and for each number of a sample, more than any network here takes; below this share nothing is measured."""
+ROUGH_WEIGHTS, ROUGH_ACTIVATIONS, ROUGH_LATENT, ROUGH_SHARE = 20, 16_000, 1_000_000, 0.25
+"""Bytes for each parameter and for each number of a sample, of pixels or of latents: more than any network here takes. Below this share
+of a device nothing is measured."""
 
 LARGEST = {"A100": "A100-80G", "H100": "H200"}
 
@@ -50,9 +51,8 @@ def _card(node: Node) -> Card | None:
 
 
 def rough(recipe: Recipe, spec: DenoiserSpec) -> float:
-    """Bytes that the largest role can't exceed; of networks that take prompts, which may not be encoded yet, nothing is known."""
-    if isinstance(spec.network, TextUNetSpec):
-        return math.inf
+    """Bytes that the largest role can't exceed."""
     with torch.device("meta"):
         weights = sum(parameter.numel() for parameter in spec.build().parameters())
-    return float(ROUGH_WEIGHTS * weights + ROUGH_ACTIVATIONS * recipe.batch * math.prod(spec.shape))
+    of_number = ROUGH_LATENT if isinstance(spec.network, TextUNetSpec) else ROUGH_ACTIVATIONS
+    return float(ROUGH_WEIGHTS * weights + of_number * recipe.batch * math.prod(spec.shape))
