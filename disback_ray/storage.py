@@ -174,9 +174,14 @@ class Folder:
         return sorted(file[len(path) :].lstrip("/") for file in files)
 
     def files(self, name: str | None = None) -> list[tuple[str, int, int]]:
-        """Path, size and time of change (ns) of all files in it and in its folders, by path, or of one. Raises CheckpointError."""
+        """Path, size and time of change (ns) of all files in it and in its folders, by path, or of one.
+
+        Raises CheckpointError where it is missing, no folder, or has a symbolic link back to a folder that the link lies in.
+        """
         filesystem, path = self._open()
         with _one_line(f"list {self.uri}"):
+            if name is None and isinstance(filesystem, fs.LocalFileSystem):
+                _refuse_loops(path, ())
             found = filesystem.get_file_info([f"{path}/{name}"] if name else fs.FileSelector(path, recursive=True))
         files = (info for info in found if info.type == fs.FileType.File and not info.path.endswith(ASIDE))
         return sorted((info.path[len(path) :].lstrip("/"), int(info.size), int(info.mtime_ns or 0)) for info in files)
@@ -289,6 +294,20 @@ def _aside(filesystem: fs.FileSystem, target: str) -> Iterator[str]:
         if filesystem.get_file_info(aside).type == fs.FileType.File:
             filesystem.delete_file(aside)
         raise
+
+
+def _refuse_loops(path: str, above: tuple[str, ...]) -> None:
+    """Listed, a link back to a folder around it would give each file again and again, until the kernel's limit of 40 links.
+
+    above: the real paths of the folders that led here. Raises CheckpointError, OSError.
+    """
+    real = os.path.realpath(path)
+    if real in above:
+        raise CheckpointError(f"{path}: a symbolic link back to {real}, which it lies in: remove it, or name another folder")
+    with os.scandir(path) as entries:
+        folders = [entry.path for entry in entries if entry.is_dir()]
+    for folder in folders:
+        _refuse_loops(folder, (*above, real))
 
 
 def _to_disk(path: str) -> None:

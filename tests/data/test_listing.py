@@ -66,6 +66,22 @@ def test_folders_are_classes_and_numbers_go_by_their_size(tmp_path: Path) -> Non
     assert listing(folder(tmp_path / "u", "cat/a.png"), labelled=False).labels is None
 
 
+@pytest.mark.parametrize("links", [{"a/back": ".."}, {"a/self": "."}, {"a/to": "../b", "b/fro": "../a"}])
+def test_a_link_back_to_a_folder_around_it_is_refused(tmp_path: Path, links: dict[str, str]) -> None:
+    """Followed until the kernel's limit, it made each image count 40 times, and two in one folder made it 2⁴⁰."""
+    where = folder(tmp_path / "data", "a/1.png", "b/2.png")
+    for link, target in links.items():
+        (tmp_path / "data" / link).symlink_to(target)
+    assert "a symbolic link back to" in refusal(where, labelled=False)
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
+    folder(tmp_path / "elsewhere", "2.png")
+    where = folder(tmp_path / "data", "a/1.png")
+    (tmp_path / "data" / "b").symlink_to("../elsewhere")
+    assert names(listing(where, labelled=True)) == ["a/1.png", "b/2.png"]
+
+
 def test_dataset_json_goes_before_folders(tmp_path: Path) -> None:
     said = json.dumps({"labels": [["00000\\a.png", 2], ["00000/b.png", 0]]})
     found = listing(folder(tmp_path, "00000/a.png", "00000/b.png", dataset=said), labelled=True)
