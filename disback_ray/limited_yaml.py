@@ -1,4 +1,7 @@
-"""YAML from anywhere: PyYAML's safe loader, with limits on how much there is and how deep, aliases counted as what they stand for."""
+"""YAML from anywhere: PyYAML's safe loader, with limits on how much there is and how deep, aliases counted as what they stand for.
+
+A key that is there twice is refused: PyYAML would take the last and drop what the first one says.
+"""
 
 from typing import Any
 
@@ -38,6 +41,17 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         if anchor is not None:
             self.sizes.setdefault(anchor, self.nodes - before)
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            if (key.tag, key.value) in seen:
+                raise NotYaml(f"{key.value} is there twice in one place, the second time in line {key.start_mark.line + 1}")
+            seen.add((key.tag, key.value))
         return node
 
 

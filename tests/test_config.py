@@ -223,6 +223,18 @@ def test_settings_below_a_value_or_of_no_yaml() -> None:
         ("roles: {teacher: {gpu: 1}}", "unknown key roles.teacher.gpu; did you mean 'gpus'?"),
         ("roles: {teacher: {gpus: -1}}", "roles.teacher.gpus: -1: input should be greater than or equal to 0"),
         ("roles: {teacher: {gpus: .nan}}", "roles.teacher.gpus: nan: "),
+        (
+            "roles: {teacher: {gpus: 1.0e+15}}",
+            "roles.teacher.gpus: 1000000000000000.0: input should be less than or equal to 10000",
+        ),
+        (
+            "roles: {teacher: {cpus: 1.0e+15}}",
+            "roles.teacher.cpus: 1000000000000000.0: input should be less than or equal to 10000",
+        ),
+        ("roles: {teacher: {replicas: 100000}}", "roles.teacher.replicas: 100000: input should be less than or equal to 10000"),
+        ("roles: {generator: {ranks: 100000}}", "roles.generator.ranks: 100000: input should be less than or equal to 10000"),
+        ("roles: {teacher: {accelerator: ''}}", "roles.teacher.accelerator: '': "),
+        ("address: local\naddress: auto", "not YAML: address is there twice in one place, the second time in line 2"),
         ("roles: {teacher: {cpus: 0}}", "roles.teacher.cpus: 0: input should be greater than 0"),
         ("roles: {teacher: {replicas: 0}}", "roles.teacher.replicas: 0: input should be greater than or equal to 1"),
         ("roles: {teacher: {replicas: 1.5}}", "roles.teacher.replicas: 1.5: "),

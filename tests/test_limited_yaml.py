@@ -27,6 +27,7 @@ BOMBS = {
     "no time": "!!timestamp x",
     "no truth": "!!bool x",
     "no day": "2001-99-99",
+    "a key that is there twice": "a: {b: 1, c: 2, b: 1}",
     "a list as a key": "{[1]: 2}",
     "a zero": "a: \0",
     "two documents": "a: 1\n---\nb: 2",
@@ -47,6 +48,7 @@ def test_all_else_is_what_pyyaml_makes_of_it() -> None:
     inner = {"x": 1, "y": [1, 2.5, None, True]}
     assert load(text) == load(text.encode()) == {"a": inner, "b": inner, "c": inner | {"x": 3}}
     assert load("") is None
+    assert load("a: {b: 1}\nc: {b: 1, '1': 2, 1: 3}") == {"a": {"b": 1}, "c": {"b": 1, "1": 2, 1: 3}}, "a key of two places"
 
 
 def test_a_bomb_is_refused_wherever_yaml_comes_from() -> None:

@@ -1,9 +1,8 @@
 """cluster.yaml: where Ray is, what each role gets, where runs are stored."""
 
-import math
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import Field, model_validator
 
 from disback_ray.algorithms.noise import Positive
@@ -13,6 +12,10 @@ from disback_ray.networks.spec import Count
 
 RANKED = ("fake_score", "generator")
 Placement = Literal["actors", "in-process", "auto"]
+MOST = 10_000
+"""Of devices, processors and processes for one role: beyond what any cluster holds. Ray's own count of what is free overflows at 1e15,
+and stays wrong for everybody on that cluster."""
+Processes = Annotated[int, Ge(1), Le(MOST)]
 
 
 class RoleResources(Frozen):
@@ -22,11 +25,11 @@ class RoleResources(Frozen):
     model (ddp) or with a part of it and of its optimiser (fsdp).
     """
 
-    gpus: Annotated[float, Ge(0), Lt(math.inf)] | None = None
-    cpus: Annotated[float, Gt(0), Lt(math.inf)] = 0.25
-    accelerator: str | None = None
-    replicas: Count = 1
-    ranks: Count = 1
+    gpus: Annotated[float, Ge(0), Le(MOST)] | None = None
+    cpus: Annotated[float, Gt(0), Le(MOST)] = 0.25
+    accelerator: Annotated[str, MinLen(1)] | None = None
+    replicas: Processes = 1
+    ranks: Processes = 1
     sharding: Sharding = "ddp"
     share: Literal["teacher", "path_node", "fake_score", "generator", "evaluator"] | None = Field(
         default=None, validation_alias="with", serialization_alias="with"
