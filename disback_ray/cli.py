@@ -4,7 +4,6 @@ import importlib.metadata
 import shlex
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -137,7 +136,7 @@ def sample(
         typer.Option(help="Of a text-to-image model, in place of those it was trained with. Repeatable: taken in turn."),
     ] = None,
     out: Annotated[
-        str, typer.Option(help="Where to: a .png (a picture) or an .npz (arrays x and, with classes, labels).")
+        str, typer.Option(help="Where to, a file or a URI: a .png (a picture) or an .npz (arrays x and, with classes, labels).")
     ] = "samples.png",
     trust_modules: Trust = False,
     debug: Debug = False,
@@ -148,7 +147,7 @@ def sample(
     if not out.endswith((".png", ".npz")):
         raise ConfigError(f"--out {out}: name a .png or an .npz file")
     found = load_model(model, steps=steps, sampler=sampler, guidance=guidance, trust_modules=trust_modules)
-    save_samples(found, n, seed=seed, out=Path(out), prompts=prompt)
+    save_samples(found, n, seed=seed, out=out, prompts=prompt)
     print(out)
 
 

@@ -12,7 +12,7 @@ from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.module import ModuleSpec
 from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, MLPSpec
 from disback_ray.networks.text_unet import TextUNetSpec
-from disback_ray.run_folder import SUMMARY, is_run
+from disback_ray.run_folder import SUMMARY, is_run, read_summary
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher, read_teacher_folder
 from disback_ray.teachers.drawing import limits
@@ -179,7 +179,7 @@ def _generator(folder: Folder, trust_modules: bool) -> Facts:
 
 
 def _run(folder: Folder, trust_modules: bool) -> Facts:
-    summary = folder.read_json(SUMMARY) if folder.has(SUMMARY) else {}
+    summary = read_summary(folder) if folder.has(SUMMARY) else {}
     facts = {"kind": f"run of {summary.get('recipe', 'an unknown recipe')}, {summary.get('status', 'not begun')}"}
     if (folder / "generator").has(GENERATOR):
         return facts | _generator(folder / "generator", trust_modules)

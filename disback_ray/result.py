@@ -19,7 +19,7 @@ from disback_ray.errors import CheckpointError, ConfigError, NonFiniteError
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.pictures import image_grid, snapshots
 from disback_ray.prompting import as_images, hearing, text_network_of
-from disback_ray.run_folder import SUMMARY
+from disback_ray.run_folder import SUMMARY, read_summary
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher, read_teacher_folder
 from disback_ray.teachers.drawing import (
@@ -39,6 +39,8 @@ from disback_ray.teachers.saved_generator import SETTINGS, load_generator
 from disback_ray.teachers.text_teacher import read_text_teacher
 
 DEFAULT_STEPS: dict[Sampler, int] = {"heun": 18, "ddim": 50}
+MOST = 2**24
+"""Samples of one call; a recipe's measurements have the same limit."""
 
 
 class Model(Protocol):
@@ -183,7 +185,7 @@ def load_run(folder: str | Path, *, trust_modules: bool = False) -> RunResult:
     place = Folder.at(folder)
     if not place.has(SUMMARY):
         raise CheckpointError(f"{folder}: no run of disback-ray is there (it has no {SUMMARY})")
-    return RunResult(place, place.read_json(SUMMARY), trust_modules)
+    return RunResult(place, read_summary(place), trust_modules)
 
 
 def load_teacher(
@@ -266,7 +268,9 @@ def _wanted(n: int, shape: tuple[int, ...], labels: Tensor | list[int] | None, c
     """Raises ConfigError."""
     if n < 1:
         raise ConfigError(f"n: {n}: ask for at least one sample")
-    return Drawn(torch.empty(n, *shape), _classes(n, labels, classes))
+    if n > MOST:
+        raise ConfigError(f"n: {n}: at most {MOST:,} at once: draw the rest with another seed")
+    return Drawn(torch.empty(1).expand(n, *shape), _classes(n, labels, classes))  # a shape, and no memory
 
 
 def _classes(n: int, labels: Tensor | list[int] | None, classes: int) -> Tensor | None:
@@ -280,14 +284,15 @@ def _classes(n: int, labels: Tensor | list[int] | None, classes: int) -> Tensor 
     return chosen
 
 
-def save_samples(model: Model, n: int, *, seed: int, out: Path, prompts: Sequence[str] | None = None) -> None:
-    """Writes samples as a picture (.png) or as arrays (.npz). Raises ConfigError, CheckpointError, NonFiniteError."""
+def save_samples(model: Model, n: int, *, seed: int, out: str | Path, prompts: Sequence[str] | None = None) -> None:
+    """Writes samples as a picture (.png) or as arrays (.npz), to a file or a URI. Raises ConfigError, CheckpointError, NonFiniteError."""
+    folder, name = Folder.of_file(out)
     x = model.generate(n, seed=seed, prompts=prompts)
     if not torch.isfinite(x).all():
         raise NonFiniteError("the samples have NaN or Inf: the model's weights have too, or it diverged")
     classes = model.classes if prompts is None else len(prompts)
     data = io.BytesIO()
-    if out.suffix == ".png":
+    if name.endswith(".png"):
         data.write(image_grid(x, columns=max(1, round(n**0.5))) if x.ndim == 4 else snapshots([("", x)], x[:0]))
     else:
         if classes:
@@ -295,9 +300,6 @@ def save_samples(model: Model, n: int, *, seed: int, out: Path, prompts: Sequenc
         else:
             np.savez(data, x=x.numpy())
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = out.with_name(f"{out.name}.partial")
-        aside.write_bytes(data.getvalue())
-        aside.replace(out)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: {error.strerror}") from None
+        folder.write(name, data.getvalue())
+    except CheckpointError as error:
+        raise ConfigError(f"--out {out}: {error}") from None

@@ -5,7 +5,7 @@ import io
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -57,7 +57,7 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
         raise RunFolderError(
             f"{folder.uri} belongs to another run ({key}: {old!r} there, {new!r} here): choose another --out, or --fresh"
         )
-    return folder.read_json(SUMMARY) if SUMMARY in names else {}
+    return read_summary(folder) if SUMMARY in names else {}
 
 
 def is_run(folder: Folder) -> bool:
@@ -69,7 +69,7 @@ def check_teacher(folder: Folder, teacher: Folder) -> None:
     """Raises RunFolderError where the folder's run was begun with another teacher, or with other weights of it: a file has changed,
     or a teacher was trained again and is another one, as on GPUs it will be.
     """
-    begun = folder.read_json(SUMMARY) if folder.has(SUMMARY) else {}
+    begun = read_summary(folder) if folder.has(SUMMARY) else {}
     found = {"teacher": teacher.name, "teacher_sha256": proof_of(teacher) if is_saved(teacher) else ""}
     for key, now in found.items():
         before = begun.get(key)
@@ -294,3 +294,19 @@ class Summary:
         """Notes a picture once, in the order in which pictures were first made."""
         if all(known["file"] != file for known in self.pictures):
             self.pictures.append({"file": file, "title": title})
+
+
+SAID = ("recipe", "seed", "status", "stages", "metrics", "digest")
+"""What every version's summary says."""
+
+
+def read_summary(folder: Folder) -> dict[str, Any]:
+    """A run's summary.json. Raises CheckpointError where it is missing, damaged, or JSON of something else."""
+    found = folder.read_json(SUMMARY)
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{folder.uri}/{SUMMARY} is damaged: it holds {type(found).__name__}, not a run's summary")
+    for key, plain in asdict(Summary("", 0)).items():
+        kind = str | None if plain is None else type(plain)
+        if (key in SAID or key in found) and not isinstance(found.get(key), kind):
+            raise CheckpointError(f"{folder.uri}/{SUMMARY} is damaged: {key}: {found.get(key)!r:.60}: not a run's")
+    return found

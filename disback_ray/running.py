@@ -28,6 +28,7 @@ from disback_ray.run_folder import (
     claim,
     is_run,
     placement_of,
+    read_summary,
     versions,
     write_config,
 )
@@ -203,7 +204,7 @@ def _produce(
             production.metrics.flush()
             production.save_summary()
             _report(production)
-    return RunResult(folder, folder.read_json(SUMMARY), trust_modules=True)
+    return RunResult(folder, read_summary(folder), trust_modules=True)
 
 
 def _placed(
@@ -234,7 +235,7 @@ def _summary(folder: Folder, recipe: Recipe, seed: int) -> Summary:
     """The summary that an earlier part of this run left, or a new one."""
     if not folder.has(SUMMARY):
         return Summary(recipe.name, seed)
-    left = folder.read_json(SUMMARY)
+    left = read_summary(folder)
     known = {field.name: left[field.name] for field in fields(Summary) if field.name in left}
     return Summary(**(known | {"status": "running", "error": None, "versions": versions()}))
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as fs
 import safetensors.torch
 import torch
-from pyarrow import ArrowInvalid
+from pyarrow import ArrowException, ArrowInvalid
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class Folder:
 
         Raises ConfigError where no storage is known for the URI.
         """
-        text = str(uri)
+        text = _text(uri)
         folder = Folder(text if "://" in text else str(Path(text).expanduser().resolve()))
         folder._open()
         return folder
@@ -46,7 +46,7 @@ class Folder:
     @staticmethod
     def of_file(uri: str | Path) -> "tuple[Folder, str]":
         """The folder that a file lies in, and its name there. Raises ConfigError where no storage is known for the URI."""
-        text = str(uri)
+        text = _text(uri)
         if "://" not in text:
             path = Path(text).expanduser().absolute()
             return Folder.at(path.parent), path.name
@@ -310,6 +310,13 @@ def _refuse_loops(path: str, above: tuple[str, ...]) -> None:
         _refuse_loops(folder, (*above, real))
 
 
+def _text(uri: str | Path) -> str:
+    """Raises ConfigError where no storage could have a file of that name."""
+    if "\0" in str(uri):
+        raise ConfigError(f"storage {str(uri)!r}: a path has no NUL in it")
+    return str(uri)
+
+
 def _to_disk(path: str) -> None:
     """fsync of a file, or of a folder's names. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
@@ -324,7 +331,7 @@ def _one_line(doing: str) -> Iterator[None]:
     """The storage's own errors as CheckpointError."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ArrowException) as error:
         raise CheckpointError(f"can't {doing}: {_first_line(error)}") from None
 
 

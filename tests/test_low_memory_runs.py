@@ -50,7 +50,7 @@ def test_a_run_that_stopped_goes_on_to_the_same_end(lean: Path, tiny: Any, tmp_p
     shutil.copytree(lean, again)
     shutil.rmtree(max((again / "checkpoints").glob("backtracking-*")))
     summary = tiny.summary(again)
-    (again / "summary.json").write_text(json.dumps(summary | {"status": "interrupted", "digest": None}))
+    (again / "summary.json").write_text(json.dumps(summary | {"status": "interrupted", "digest": ""}))
     tiny.run("digits", again, *LEAN)
     tiny.assert_equal(again, lean, pictures=False)
 

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 import disback_ray
-from disback_ray import RunResult, load_run
+from disback_ray import RunResult, load_run, storage
 from disback_ray.algorithms.records import Drawn
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.errors import CheckpointError, ConfigError
@@ -90,6 +90,9 @@ def test_what_can_t_be_drawn(ring8: Path) -> None:
     for n in (0, -1):
         with pytest.raises(ConfigError, match=f"^n: {n}: ask for at least one sample$"):
             run.generate(n)
+    for n in (2**24 + 1, 10**11, 10**30):
+        with pytest.raises(ConfigError, match=f"^n: {n}: at most 16,777,216 at once"):
+            run.generate(n)
 
 
 def test_where_there_is_no_run(tmp_path: Path, ring8: Path) -> None:
@@ -99,9 +102,11 @@ def test_where_there_is_no_run(tmp_path: Path, ring8: Path) -> None:
         load_run(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="s4://bucket/run"):
         load_run("s4://bucket/run")
-    (tmp_path / "summary.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"summary.json is damaged"):
-        load_run(tmp_path)
+    whole = json.loads((ring8 / "summary.json").read_text())
+    for damage in ("{", "[]", "3", '{"status": "complete"}', *(json.dumps(whole | {key: 5}) for key in ("metrics", "status"))):
+        (tmp_path / "summary.json").write_text(damage)
+        with pytest.raises(CheckpointError, match=r"summary.json is damaged"):
+            load_run(tmp_path)
     shutil.copy(ring8 / "summary.json", tmp_path)
     unfinished = load_run(tmp_path)
     assert unfinished.metrics
@@ -130,10 +135,23 @@ def test_a_picture_or_arrays_and_never_half_of_one(tmp_path: Path, digits: Path,
         assert arrays["labels"].tolist() == [*range(10)] * 2
     kept = (tmp_path / "deep" / "x.npz").read_bytes()
 
-    def full(self: Path, data: bytes) -> int:
+    def full(path: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(ConfigError, match="No space left on device"):
-        save_samples(run, 20, seed=3, out=tmp_path / "deep" / "x.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_to_disk", full)
+        with pytest.raises(ConfigError, match="No space left on device"):
+            save_samples(run, 20, seed=3, out=tmp_path / "deep" / "x.npz")
     assert (tmp_path / "deep" / "x.npz").read_bytes() == kept
+    (tmp_path / "deep" / "taken.png").mkdir()
+    with pytest.raises(ConfigError, match=r"^--out .*taken\.png: "):
+        save_samples(run, 2, seed=3, out=tmp_path / "deep" / "taken.png")
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"x.npz", "taken.png"}, "nothing half written"
+
+
+def test_samples_go_to_a_uri_as_well(tmp_path: Path, ring8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_samples(load_run(ring8), 3, seed=2, out=(tmp_path / "x.npz").as_uri())
+    with pytest.raises(ConfigError, match="s4://bucket"):
+        save_samples(load_run(ring8), 3, seed=2, out="s4://bucket/x.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"], "no folder of the name of a scheme"

@@ -1,5 +1,6 @@
 """Whose a folder is, where its run stands, and what it has measured."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ class TestClaim:
         assert claim(folder, recipe, seed=3) is None
         write_config(folder, recipe, ClusterConfig(), seed=3)
         assert claim(folder, recipe, seed=3) == {}
-        folder.write_json(SUMMARY, {"status": "interrupted"})
-        assert claim(folder, recipe, seed=3) == {"status": "interrupted"}
+        summary = asdict(Summary(name, 3, status="interrupted"))
+        folder.write_json(SUMMARY, summary)
+        assert claim(folder, recipe, seed=3) == summary
         assert folder.names() == [CONFIG, SUMMARY]
         assert is_run(folder)
 

@@ -224,6 +224,17 @@ def test_a_run_does_not_go_on_with_other_weights_of_its_teacher(tiny: Any, ring8
     assert answer.complaint.startswith(f"{begun} was begun with another teacher (012301230123012301230123… there, ")
 
 
+@pytest.mark.parametrize("damage", ["[]", '{"status": "complete"}', '{"status": "running", "metrics": 5}'])
+def test_a_summary_of_something_else_is_told_in_a_line(
+    tiny: Any, ring8: Path, tmp_path: Path, command: Command, damage: str
+) -> None:
+    begun = Path(shutil.copytree(ring8, tmp_path / "run"))
+    (begun / "summary.json").write_text(damage)
+    answer = command(*tiny.arguments("ring8", begun, "--in-process"))
+    assert answer.status == 2
+    assert answer.complaint.startswith(f"{begun}/summary.json is damaged: ")
+
+
 @pytest.mark.parametrize("name", ["photo.jpg", "config.yaml", "summary.json"])
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
 def test_somebody_else_s_folder_is_refused_and_left(

@@ -76,9 +76,16 @@ def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert Folder.at(tmp_path / "a b?c%20d:e").uri == str(tmp_path / "a b?c%20d:e")
 
 
-@pytest.mark.parametrize("uri", ["gopher://a/b", "s4://bucket", "file:///tmp/a b"])
+@pytest.mark.parametrize("uri", ["gopher://a/b", "s4://bucket", "file:///tmp/a b", "s3://a\0b"])
 def test_a_storage_that_nobody_knows_is_refused(uri: str) -> None:
-    assert refusal(lambda: Folder.at(uri), kind=ConfigError).startswith(f"storage {uri}: ")
+    said = f"storage {uri if chr(0) not in uri else repr(uri)}: "
+    assert refusal(lambda: Folder.at(uri), kind=ConfigError).startswith(said)
+    assert refusal(lambda: Folder.of_file(f"{uri}/x.png"), kind=ConfigError).startswith("storage ")
+
+
+def test_a_place_that_only_the_storage_can_refuse() -> None:
+    """pyarrow takes a store without a bucket for one, until a file of it is wanted."""
+    assert refusal(lambda: Folder.at("s3://").has("summary.json")).startswith("can't look at s3:///summary.json: ")
 
 
 class Torn:

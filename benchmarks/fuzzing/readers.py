@@ -6,6 +6,7 @@ import pickle
 import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from disback_ray.inspection import inspect
 from disback_ray.networks.consistency_unet import ConsistencyUNet
 from disback_ray.networks.edm import build_edm
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, MLPSpec, ResNetMLPSpec
-from disback_ray.run_folder import METRICS, Metrics, claim, newest_checkpoint, save_checkpoint, write_config
+from disback_ray.run_folder import METRICS, Metrics, Summary, claim, newest_checkpoint, save_checkpoint, write_config
 from disback_ray.run_lock import LOCK, refuse_if_held
 from disback_ray.storage import Folder
 from disback_ray.study.pairs import Key, shuffle
@@ -239,7 +240,7 @@ def _run(folder: Folder) -> None:
     rows = Metrics(folder)
     rows.add({"stage": "recording", "step": 1, "node": 0, "seconds": 1.0, "fake_loss": 2.0})
     rows.flush()
-    folder.write_json("summary.json", {"recipe": "ring8", "status": "running", "seed": 0})
+    folder.write_json("summary.json", asdict(Summary("ring8", 0)))
 
 
 def _config() -> Reader:

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from disback_ray.networks.edm import build_edm
 from disback_ray.networks.imported import ConsistencySpec, EDMSpec
 from disback_ray.networks.spec import DDPMppSpec, DenoiserSpec, GeneratorSpec, MLPSpec, NetworkSpec, ResNetMLPSpec
 from disback_ray.result import load_run
+from disback_ray.run_folder import Summary
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, import_teacher
 from disback_ray.teachers.consistency import _architecture
@@ -44,7 +46,7 @@ def run_of(
     settings = GeneratorSettings(generator, steps=1, batch=1, optimiser=OptimiserSettings(lr=1e-3), ema=0.0, seed=3)
     run = Folder.at(folder / "run")
     Generator(settings, start=start).export(run / "generator")
-    run.write_json("summary.json", {"recipe": "mine", "seed": 7, "digest": "abc", "status": "complete"})
+    run.write_json("summary.json", asdict(Summary("mine", 7, status="complete", digest="abc")))
     return folder / "run"
 
 
