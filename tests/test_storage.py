@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -158,6 +159,17 @@ def test_missing_and_damaged_files_are_refused_by_name(folder: Folder) -> None:
     folder.read_tensors("a.safetensors")
     for look in (lambda: folder.read_tensors("a.safetensors", sha256=proof["sha256"]), lambda: folder.verify(proof)):
         assert f"{folder.uri}/a.safetensors is not what was written: " in refusal(look)
+
+
+def test_arrow_s_own_complaint_is_one_line(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of s3://, which names no bucket, Arrow says ArrowInvalid, and that is no OSError."""
+
+    class Strict:
+        def get_file_info(self, path: str) -> Any:
+            raise pa.ArrowInvalid(f"Path cannot start with a separator ({path!r})\nand more")
+
+    monkeypatch.setattr(Folder, "_open", lambda self: (Strict(), ""))
+    assert refusal(lambda: folder.size("a")).endswith("Path cannot start with a separator ('/a')")
 
 
 def test_a_file_in_a_folder_s_place_is_refused(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 CPU = torch.device("cpu")  # said everywhere: torch's default device is `meta` where a network's weights are still to come
 Beta = Annotated[float, Gt(0), Lt(1)]
+MOST_STEPS = 100_000
+"""Published ones have 1,000 or 4,000; a table of what a damaged file claims would fill the memory."""
 SNAP = 1e-3
 """A time so near to a whole one is that one: what float32 does to σ is worth 2e-5 of a step, and to diffusers' own tables 5e-4."""
 
@@ -28,11 +30,13 @@ class VPSchedule:
 
     beta_start: Beta = 1e-4
     beta_end: Beta = 0.02
-    steps: Annotated[int, Ge(2)] = 1000
+    steps: Annotated[int, Ge(2), Le(MOST_STEPS)] = 1000
     kind: Literal["linear", "scaled_linear", "cosine"] = "linear"
     betas: tuple[Beta, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"steps: {self.steps}: {MOST_STEPS} at most")
         if self.betas is not None and len(self.betas) != self.steps:
             raise ValueError(f"betas: {len(self.betas)} values for steps: {self.steps}")
 

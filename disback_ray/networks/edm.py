@@ -51,6 +51,14 @@ def _one_of(*names: str) -> Check:
     return check
 
 
+def _filter(values: Any) -> tuple[float, ...]:
+    """Of an even number of taps: with an odd one a side would not be doubled, nor halved. Their sum divides them."""
+    taps: tuple[float, ...] = _several(_number(-1e3, 1e3), most=16)(values)
+    if len(taps) % 2 or not sum(taps):
+        raise ValueError
+    return taps
+
+
 _multiplier = _integer(1, 64)
 _U_NET: dict[str, Check] = {
     "img_resolution": _integer(1, 4096),
@@ -68,18 +76,18 @@ _SONG: dict[str, Check] = {
     "encoder_type": _one_of("standard", "residual"),
     "decoder_type": _one_of("standard"),
     "channel_mult_noise": _multiplier,
-    "resample_filter": _several(_number(-1e3, 1e3), most=16),
+    "resample_filter": _filter,
 }
 _U_NETS: dict[str, tuple[Callable[..., SongUNet | DhariwalUNet], dict[str, Check]]] = {
     "SongUNet": (SongUNet, _U_NET | _SONG),
     "DhariwalUNet": (DhariwalUNet, _U_NET),
 }
 
-_sigma = _number(0, math.inf)
+_sigma = {"sigma_min": _number(0, math.inf), "sigma_max": _number(0, math.inf)}
 # Of each preconditioning: our class, its usual network, and the arguments that are its own.
 _PRECONDITIONINGS: dict[str, tuple[Callable[..., Preconditioning], str, dict[str, Check]]] = {
-    "EDMPrecond": (EDMPrecond, "DhariwalUNet", dict.fromkeys(("sigma_min", "sigma_max", "sigma_data"), _sigma)),
-    "VEPrecond": (VEPrecond, "SongUNet", dict.fromkeys(("sigma_min", "sigma_max"), _sigma)),
+    "EDMPrecond": (EDMPrecond, "DhariwalUNet", _sigma | {"sigma_data": _number(1e-6, 1e6)}),
+    "VEPrecond": (VEPrecond, "SongUNet", _sigma),
     "VPPrecond": (VPPrecond, "SongUNet", dict.fromkeys(("beta_d", "beta_min", "M", "epsilon_t"), _number(1e-9, 1e6))),
 }
 # Without a part in D(x, σ): label dropout belongs to training, and the precision is the caller's choice.
@@ -129,4 +137,8 @@ def build_edm(precond: str, arguments: Mapping[str, Any]) -> Preconditioning:
         network = make_network(in_channels=channels, out_channels=channels, **checked)
     except ValueError as error:
         raise CheckpointError(f"arguments of {model_type}: {error}") from None
-    return make_denoiser(network, label_dim=checked.get("label_dim", 0), **own)
+    denoiser = make_denoiser(network, label_dim=checked.get("label_dim", 0), **own)
+    low, high = denoiser.sigma_min, denoiser.sigma_max
+    if not low < high:
+        raise CheckpointError(f"arguments of {precond}: sigma_min {low:g} is not below sigma_max {high:g}")
+    return denoiser

@@ -112,6 +112,8 @@ def _loaded(folder: Path, *, safe: bool) -> Any:
             raise CheckpointError(
                 f"its weights don't fit its {CONFIG}: {kind.replace('_', ' ')}: {len(keys)}, the first is {keys[0]!r:.120}"
             )
+    if broken := next((key for key, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()), None):
+        raise CheckpointError(f"weight {broken} has NaN or Inf")
     return network
 
 

@@ -51,6 +51,9 @@ def ddim_of(settings: Mapping[str, Any]) -> DDIMSettings:
         raise CheckpointError(f"its scheduler's timestep_spacing is {spacing!r:.60}")
     try:
         clip = float(settings.get("clip_sample_range", 1.0)) if settings.get("clip_sample", True) else None
-        return DDIMSettings(spacing, int(settings.get("steps_offset", 0)), bool(settings.get("set_alpha_to_one", True)), clip)
+        offset = int(settings.get("steps_offset", 0))
+        if offset < 0 or (clip is not None and not clip > 0):
+            raise ValueError(f"steps_offset {offset}, clip_sample_range {clip}")
+        return DDIMSettings(spacing, offset, bool(settings.get("set_alpha_to_one", True)), clip)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"its scheduler's settings are damaged ({' '.join(str(error).split())[:160]})") from None

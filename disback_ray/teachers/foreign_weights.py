@@ -16,7 +16,7 @@ def denoiser_with(build: Callable[[], Denoiser], weights: Mapping[str, Tensor]) 
     """The denoiser that `build` makes, holding `weights` as float32, in `eval` mode.
 
     It is built without storage and nothing is drawn, so that a file's claims about its size cost no memory.
-    Raises CheckpointError where a name or a shape is not the network's.
+    Raises CheckpointError where a name or a shape is not the network's, or a weight is no number.
     """
     with torch.device("meta"):
         denoiser = build()
@@ -29,6 +29,8 @@ def denoiser_with(build: Callable[[], Denoiser], weights: Mapping[str, Tensor]) 
     for name, shape in expected.items():
         if found[name] != shape:
             raise CheckpointError(f"weight {name}: its shape is {found[name]}, the network's is {shape}")
+    if broken := next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None):
+        raise CheckpointError(f"weight {broken} has NaN or Inf")
     denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=True, assign=True)
     return denoiser.eval()
 

@@ -110,6 +110,10 @@ def test_a_fresh_network_starts_near_zero() -> None:
         ("EDMPrecond", NETWORKS["DDPM++"] | {"model_channels": 130}, "num_channels"),
         ("EDMPrecond", NETWORKS["ADM"] | {"model_channels": 112}, "224 channels.* 3 attention heads"),
         ("EDMPrecond", NETWORKS["DDPM++"] | {"resample_filter": [1, "3"]}, "resample_filter"),
+        ("EDMPrecond", NETWORKS["DDPM++"] | {"resample_filter": [1, 2, 1]}, "resample_filter"),  # 8 pixels halved and doubled: 7
+        ("EDMPrecond", NETWORKS["DDPM++"] | {"resample_filter": [1, -1]}, "resample_filter"),
+        ("EDMPrecond", NETWORKS["DDPM++"] | {"sigma_data": 0.0}, "sigma_data"),
+        ("EDMPrecond", NETWORKS["DDPM++"] | {"sigma_min": 5.0, "sigma_max": 1.0}, "sigma_min 5 is not below sigma_max 1"),
         ("EDMPrecond", NETWORKS["DDPM++"] | {"img_resolution": 9}, "9 pixels"),
         ("EDMPrecond", {"img_resolution": 8}, "img_channels"),
     ],

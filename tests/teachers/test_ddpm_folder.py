@@ -241,6 +241,11 @@ def without_bias(folder: Path) -> None:
     save_file(weights, folder / WEIGHTS)
 
 
+def not_a_number(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    save_file(weights | {"conv_out.bias": weights["conv_out.bias"] * float("nan")}, folder / WEIGHTS)
+
+
 def hostile(folder: Path) -> None:
     class Call:
         def __reduce__(self) -> Any:
@@ -271,6 +276,9 @@ BAD: dict[str, tuple[Callable[[Path], None], Expected, str]] = {
     "an unknown schedule": (scheduler(beta_schedule="sigmoid"), ANY, "beta_schedule is 'sigmoid'"),
     "noise without an end": (scheduler(rescale_betas_zero_snr=True), ANY, "rescale_betas_zero_snr"),
     "β that fall below 0": (scheduler(beta_end=-0.02), ANY, "no schedule of rising noise"),
+    "a table that fills the memory": (scheduler(num_train_timesteps=10**9), ANY, "steps: 1000000000: 100000 at most"),
+    "a range without an inside": (scheduler(clip_sample_range=-1), ANY, "clip_sample_range -1.0"),
+    "no numbers": (not_a_number, ANY, "conv_out.bias has NaN or Inf"),
     "an unknown prediction": (scheduler(prediction_type="flow"), ANY, "prediction_type is 'flow'"),
     "another resolution": (lambda folder: None, Expected(resolution=32), "resolution is 8.*for 32"),
     "classes": (lambda folder: None, Expected(classes=10), "classes is 0.*for 10"),
