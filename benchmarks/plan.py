@@ -55,6 +55,7 @@ def allocated(recipe: Recipe, spec: DenoiserSpec, folder: Folder) -> dict[str, i
 
     Not of the path's node, which is the teacher's on a device: here it reads the next node into the same memory.
     """
+    gc.freeze()  # what there is by now is no role's, and needn't be looked through after each call
     weights = spec.build().state_dict()
     save_denoiser(folder / "teacher", spec, weights)
     save_node(folder / "run" / "path", 1, weights, step=1)
@@ -71,6 +72,7 @@ def allocated(recipe: Recipe, spec: DenoiserSpec, folder: Folder) -> dict[str, i
     plan = (Switch(0, 1), Switch(1, 0))
     for _ in backtracking.distribution_backtracking(Cast(**cast), plan, steps=2, batches_of=batches_of):
         pass
+    gc.unfreeze()
     return {name: cast[name].peak for name in CAST if name != "path_node"}
 
 
