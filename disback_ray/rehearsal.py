@@ -33,6 +33,8 @@ from disback_ray.storage import Folder
 from disback_ray.trace import TRACE, Books
 
 STAGES = (backtracking.TRIAL, degradation.STAGE, backtracking.STAGE)
+PROBED = 4
+"""So many micro-batches' samples are looked at together: without gradients they take less room than one that is learnt from."""
 WATCHED, LAG = 5, 2
 """With `path.switch: plateau`: steps between two looks at the present node, and from a look to the switch that it decides."""
 
@@ -62,7 +64,7 @@ class Rehearsal:
         self.wanted = self.evaluator.wanted() if self.measured else None
         self.wanted_pictures = self.evaluator.wanted_pictures()
         self.wanted_look = self.wanted if self.measured else self.evaluator.wanted_look()
-        self.at_once = max(1, self.recipe.batch // self.recipe.micro_batches)
+        self.at_once = PROBED * max(1, self.recipe.batch // self.recipe.micro_batches)
 
     # -- the stages --
 
