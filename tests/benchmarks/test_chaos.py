@@ -2,7 +2,8 @@
 
 import random
 
-from benchmarks import chaos
+from benchmarks.chaos import runs
+from benchmarks.chaos import saboteur as chaos
 
 
 def test_the_faults_of_a_run() -> None:
@@ -13,9 +14,9 @@ def test_the_faults_of_a_run() -> None:
             assert sum(1 + fault.again for fault in found) == kills
             assert len({(fault.stage, fault.step) for fault in found}) == len(found)
             for fault in found:
-                assert 1 <= fault.step < chaos.STEPS[fault.stage]
+                assert 1 <= fault.step < runs.STEPS[fault.stage]
                 assert fault.step % 10 == 0 or fault.moment != "checkpoint"
-                assert fault.step in chaos.SWITCHES[fault.stage] or fault.moment != "switch"
+                assert fault.step in runs.SWITCHES[fault.stage] or fault.moment != "switch"
 
 
 def test_no_process_is_no_target() -> None:
