@@ -1,5 +1,6 @@
 """Whole runs: the folder that they leave, whose folder it is, and Ray as users start it."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ from typing import Any
 
 import matplotlib.image
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
@@ -386,6 +388,13 @@ def begin(command: list[str], environment: dict[str, str], folder: Path) -> "sub
     return subprocess.Popen(command, env=environment, cwd=folder, text=True, stdout=pipe, stderr=pipe, start_new_session=True)
 
 
+def listened_at(pid: int) -> set[str]:
+    """Addresses at which a process waits for others; none where it has just ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {each.laddr.ip for each in psutil.Process(pid).net_connections("inet") if each.status == psutil.CONN_LISTEN}
+    return set()
+
+
 def complete(running: "subprocess.Popen[str]", tiny: Any) -> str:
     """What a finished run printed; on stderr only its stages, and a line now and then."""
     out, err = running.communicate(timeout=180)
@@ -433,8 +442,9 @@ def test_a_ray_that_somebody_started_from_python(
 
 
 def test_a_private_ray(tiny: Any, ring8: Path, tmp_path: Path, processes: Any) -> None:
-    """Nothing but the command, as a user has it; nothing is left of its Ray."""
-    environment = {**os.environ, "HOME": str(tmp_path)}
+    """Nothing but the command, as a user has it. It listens on loopback only, nobody is told its token, and nothing is left of it."""
+    short = tempfile.mkdtemp(prefix="disback-")
+    environment = {**os.environ, "HOME": str(tmp_path), "RAY_TMPDIR": short}
     del environment["RAY_AUTH_MODE"]
     out = tmp_path / "run"
     running = begin([DISBACK_RAY, *tiny.arguments("ring8", out)], environment, tmp_path)
@@ -445,6 +455,15 @@ def test_a_private_ray(tiny: Any, ring8: Path, tmp_path: Path, processes: Any) -
         time.sleep(0.02)
     started = processes.started_by(running.pid)
     assert {seat["pid"] for seat in tiny.summary(out)["roles"].values()} < started
-    complete(running, tiny)
+    listening = {address.removeprefix("::ffff:") for pid in started for address in listened_at(pid)}
+    assert listening == {"127.0.0.1"}
+    printed = complete(running, tiny)
     tiny.assert_equal(out, ring8)
     assert not processes.left_of(started)
+    token = (tmp_path / ".ray/auth_token").read_bytes().strip()
+    written = [file for folder in (out, Path(short)) for file in folder.rglob("*") if file.is_file()]
+    assert len(token) > 20
+    assert any(file.suffix == ".log" for file in written)
+    assert token.decode() not in printed
+    assert not [file for file in written if token in file.read_bytes()]
+    shutil.rmtree(short)
