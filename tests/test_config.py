@@ -95,6 +95,12 @@ def test_a_cluster_file_as_the_manual_has_it(tmp_path: Path) -> None:
     assert (roles["fake_score"].cpus, roles["fake_score"].threads, roles["teacher"].threads) == (3.0, 3, 1)
 
 
+def test_processors_are_counted_as_ray_counts_them(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("roles: {teacher: {cpus: 0.33333}, generator: {cpus: 2}}")
+    roles = load_cluster(tmp_path / "c.yaml").roles
+    assert (roles.teacher.cpus, roles.generator.cpus) == (0.3333, 2.0)
+
+
 def test_an_empty_cluster_file_has_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("# nothing\n")
     assert load_cluster(tmp_path / "cluster.yaml") == ClusterConfig() == load_cluster(None)
@@ -234,8 +240,11 @@ def test_settings_below_a_value_or_of_no_yaml() -> None:
         ("roles: {teacher: {replicas: 100000}}", "roles.teacher.replicas: 100000: input should be less than or equal to 10000"),
         ("roles: {generator: {ranks: 100000}}", "roles.generator.ranks: 100000: input should be less than or equal to 10000"),
         ("roles: {teacher: {accelerator: ''}}", "roles.teacher.accelerator: '': "),
+        ("roles: {teacher: {accelerator: 'a b!'}}", "roles.teacher.accelerator: 'a b!': string should match pattern"),
+        ("roles: {teacher: {accelerator: '!A100'}}", "roles.teacher.accelerator: '!A100': "),
+        ("roles: {teacher: {cpus: 0.00001}}", "roles.teacher.cpus: 1e-05: input should be greater than or equal to 0.0001"),
         ("address: local\naddress: auto", "not YAML: address is there twice in one place, the second time in line 2"),
-        ("roles: {teacher: {cpus: 0}}", "roles.teacher.cpus: 0: input should be greater than 0"),
+        ("roles: {teacher: {cpus: 0}}", "roles.teacher.cpus: 0: input should be greater than or equal to 0.0001"),
         ("roles: {teacher: {replicas: 0}}", "roles.teacher.replicas: 0: input should be greater than or equal to 1"),
         ("roles: {teacher: {replicas: 1.5}}", "roles.teacher.replicas: 1.5: "),
         ("roles: {path_node: {with: techer}}", "roles.path_node.with: 'techer': input should be 'teacher', "),

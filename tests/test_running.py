@@ -17,7 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import matplotlib.image
 import numpy as np
@@ -25,14 +27,23 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
+import torch
 import yaml
 
 import disback_ray
 from disback_ray import pictures, running, theatre
+from disback_ray.actors import evaluator
+from disback_ray.actors.generator import draw
+from disback_ray.algorithms.records import Drawn
 from disback_ray.config import ClusterConfig, load_cluster, load_recipe
+from disback_ray.data.sources import RingData
 from disback_ray.errors import RunFolderError
+from disback_ray.evaluation.point_measures import PointMeasures
 from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.progress import Silent
+from disback_ray.rehearsal import Rehearsal
+from disback_ray.run_folder import recipe_of
+from disback_ray.storage import Folder, digest
 
 Command = Callable[..., Any]
 DISBACK_RAY = str(Path(sys.executable).with_name("disback-ray"))
@@ -133,6 +144,69 @@ def test_the_weights_and_pictures(name: str, tiny: Any, request: pytest.FixtureR
         assert min(pixels.shape[:2]) > 50
         assert np.ptp(pixels[..., :3]) > 0.5, "something is on it"
     assert not list(out.rglob("*.partial"))
+
+
+def test_the_figures_are_of_whom_they_say(tiny: Any, ring8: Path) -> None:
+    """Each of them again: the teacher by Heun's method, G with its first weights and with the averaged last ones, data against data."""
+    recipe, summary = recipe_of(Folder.at(ring8)), tiny.summary(ring8)
+    assert isinstance(recipe.data, RingData)
+    measures = PointMeasures(recipe.data, samples=recipe.evaluation.samples, seed=0)
+    spec = GeneratorSpec.from_json(json.loads((ring8 / "generator" / "generator.json").read_text()))
+    first, steps = spec.build(seed=0), recipe.teacher.sampling_steps
+    teacher = disback_ray.load_teacher(tiny.storage / "teachers" / summary["teacher"], steps=steps)
+    n = measures.count
+    samples = {
+        "teacher": teacher.generate(n, seed=0),
+        "untrained": draw(first, dict(first.state_dict()), measures.wanted(), seed=0, device=torch.device("cpu")),
+        "generator": disback_ray.load_run(ring8).generate(n, seed=0),
+    }
+    again = {name: measures.measure(Drawn(x, None)) for name, x in samples.items()} | {"real_halves": measures.real_halves()}
+    for name, figures in again.items():
+        assert summary["metrics"][name] == pytest.approx(figures, rel=1e-3, abs=0.011), name
+    assert len({round(figures["energy_distance"], 2) for figures in again.values()}) == 4, "they can be told apart"
+
+
+def test_the_digest_is_that_of_the_files(ring8: Path) -> None:
+    """Of the generator's raw and averaged weights, and of s_φ's."""
+    raw, averaged = (safetensors.torch.load_file(ring8 / "generator" / f"{kind}.safetensors") for kind in ("raw", "model"))
+    last = max((ring8 / "checkpoints").glob("backtracking-*")) / "fake_score.safetensors"
+    fake = {name[8:]: tensor for name, tensor in safetensors.torch.load_file(last).items() if name.startswith("weights.")}
+    both = digest(raw, averaged) + digest(fake)
+    assert disback_ray.load_run(ring8).digest == hashlib.sha256(both.encode()).hexdigest()
+
+
+def test_figure_9_has_each_player_s_own_field_and_figure_8_each_step_s_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    for name in ("score_fields", "snapshots"):
+        monkeypatch.setattr(evaluator, name, lambda *given: shown.append(given) or b"")
+    recipe = load_recipe("ring8")
+    looks = evaluator.Evaluator(
+        recipe.data, shape=(2,), classes=0, run=Folder.at(tmp_path), cache=Folder.at(tmp_path), samples=9, pictures=1, sigmas=[1.0], seed=0
+    )  # fmt: skip
+    company = MagicMock(evaluator=looks)
+    company.teacher.field.return_value, company.fake_score.field.return_value = torch.zeros(441, 2), torch.ones(441, 2)
+    points = Drawn(torch.full((9, 2), 5.0), None)
+    player = SimpleNamespace(
+        recipe=recipe, company=company, evaluator=looks, _ask_picture=lambda make, *_: make("9.png"), _drawn=lambda: points
+    )
+    Rehearsal._figure_9(cast(Rehearsal, player), "figure-9-end", "")
+    ((_, at, of_teacher, real), (_, there, of_fake, generated)) = shown[0][0]
+    assert torch.equal(at, looks.grid())
+    assert torch.equal(there, at)
+    assert (of_teacher.unique().tolist(), of_fake.unique().tolist(), generated.unique().tolist()) == ([0.0], [1.0], [5.0])
+    assert torch.equal(real, looks.real().x)
+    for field in (company.teacher.field, company.fake_score.field):
+        assert field.call_args.kwargs == {"sigma": 5 * 0.1}
+    for step in range(0, 200, 10):
+        looks.keep_frame(Drawn(torch.full((9, 2), float(step)), None), step)
+    looks.figure_8("8.png")
+    frames, under = shown[1]
+    assert [(title, part.unique().tolist()) for title, part in frames] == [
+        (f"step {step}", [float(step)]) for step in (0, 30, 50, 80, 110, 140, 160, 190)
+    ]
+    assert torch.equal(under, looks.real().x)
 
 
 @pytest.mark.parametrize("name", ["ring8", "digits"])

@@ -2,8 +2,8 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import Field, model_validator
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, Field, model_validator
 
 from disback_ray.algorithms.noise import Positive
 from disback_ray.algorithms.ranks import Sharding
@@ -16,6 +16,13 @@ MOST = 10_000
 """Of devices, processors and processes for one role: beyond what any cluster holds. Ray's own count of what is free overflows at 1e15,
 and stays wrong for everybody on that cluster."""
 Processes = Annotated[int, Ge(1), Le(MOST)]
+LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+"""What Ray takes for a label's value."""
+
+
+def _as_ray_counts(cpus: float) -> float:
+    """In ten-thousandths: of anything finer Ray says that it has no such precision, once a role is to start."""
+    return round(cpus, 4)
 
 
 class RoleResources(Frozen):
@@ -26,8 +33,8 @@ class RoleResources(Frozen):
     """
 
     gpus: Annotated[float, Ge(0), Le(MOST)] | None = None
-    cpus: Annotated[float, Gt(0), Le(MOST)] = 0.25
-    accelerator: Annotated[str, MinLen(1)] | None = None
+    cpus: Annotated[float, Ge(0.0001), Le(MOST), AfterValidator(_as_ray_counts)] = 0.25
+    accelerator: Annotated[str, Field(pattern=LABEL)] | None = None
     replicas: Processes = 1
     ranks: Processes = 1
     sharding: Sharding = "ddp"
