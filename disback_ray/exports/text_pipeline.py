@@ -16,7 +16,7 @@ from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.networks.text_unet import LORA_MARK, TextUNetSpec
 from disback_ray.storage import Folder
 from disback_ray.teachers.hub import INDEX
-from disback_ray.teachers.pipeline import FACTS
+from disback_ray.teachers.pipeline import FACTS, HALF, WEIGHTS
 
 USE = """```python
 from diffusers import DiffusionPipeline
@@ -43,7 +43,7 @@ def write_text_pipeline(student: Student, folder: Path) -> None:
         for name in (file["file"] for file in imported.read_json(FACTS)["files"]):
             if not name.startswith(("unet/", "scheduler/")) and name != INDEX:
                 (folder / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(path / name, folder / name)
+                shutil.copyfile(path / name, folder / without_variant(name))
         settings = json.loads((path / "scheduler" / "scheduler_config.json").read_text("utf-8"))
     diffusers().LCMScheduler.from_config(settings).save_pretrained(folder / "scheduler")
     unet = diffusers().UNet2DConditionModel.from_config(network.config)
@@ -52,6 +52,15 @@ def write_text_pipeline(student: Student, folder: Path) -> None:
     (folder / INDEX).write_text(json.dumps(_index(index, folder), indent=2) + "\n", "utf-8")
     sigma = torch.tensor(float(student.network.sigma_init), dtype=torch.float64)  # type: ignore[arg-type]
     write_card(student, folder, USE.format(time=int(network.schedule.time(sigma))))
+
+
+def without_variant(name: str) -> str:
+    """The name under which a part's weights are found by who asks for no variant. Shards keep theirs, which the index has."""
+    part, _, file = name.rpartition("/")
+    stem = WEIGHTS.get(part)
+    plain = {f"{stem}.{HALF}.safetensors": f"{stem}.safetensors"}
+    plain |= {f"{stem}.safetensors.index.{HALF}.json": f"{stem}.safetensors.index.json"}
+    return f"{part}/{plain.get(file, file)}" if part else name
 
 
 def text_spec(student: Student) -> TextUNetSpec:

@@ -100,11 +100,14 @@ def _loaded(folder: Path, *, safe: bool) -> Any:
     if not safe and not any(folder.glob(PICKLED)):
         raise CheckpointError(f"has no weights ({SAFE} or {PICKLED})")
     model = diffusers().UNet2DModel
+    names = [file.name for file in folder.glob(SAFE if safe else PICKLED)]
+    half = "fp16" if all(".fp16." in name for name in names) else None  # as some are published, beside float32 or alone
     try:
         with torch.random.fork_rng(devices=[]):
             network, found = model.from_pretrained(
-                folder, use_safetensors=safe, local_files_only=True, output_loading_info=True, torch_dtype=torch.float32
-            )
+                folder, use_safetensors=safe, local_files_only=True, output_loading_info=True, torch_dtype=torch.float32,
+                variant=half,
+            )  # fmt: skip
     except Exception as error:  # diffusers, safetensors and torch raise a dozen kinds for damaged files
         raise CheckpointError(f"its weights are damaged, or not those of its {CONFIG} ({_first(error)})") from None
     for kind, keys in found.items():

@@ -10,6 +10,7 @@ from disback_ray.errors import CheckpointError
 from disback_ray.hugging_face import diffusers
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.storage import Folder
+from disback_ray.teachers.pipeline import variant_of
 
 AT_ONCE = 1 << 20
 """Pixels that are decoded together: one image of 1024 × 1024."""
@@ -49,8 +50,9 @@ class LatentDecoder:
             with self.pipeline.here() as path:
                 try:
                     vae = diffusers().AutoencoderKL.from_pretrained(
-                        path / "vae", local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
-                    )
+                        path / "vae", local_files_only=True, use_safetensors=True, torch_dtype=torch.float32,
+                        variant=variant_of(path / "vae"),
+                    )  # fmt: skip
                 except Exception as error:  # diffusers raises a dozen kinds for damaged files
                     reason = " ".join(str(error).split())[:200]
                     raise CheckpointError(f"{self.pipeline.uri}/vae: can't be loaded ({reason})") from None

@@ -27,6 +27,8 @@ FACTS = "pipeline.json"
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"} | dict.fromkeys(
     ("text_encoder", "text_encoder_2"), "model"
 )
+HALF = "fp16"
+"""In the names of weights that were published in half precision beside, or in place of, float32."""
 LARGEST_JSON = 64 << 20
 
 
@@ -133,22 +135,29 @@ def _check_unet(unet: dict[str, Any], family: Family) -> None:
 
 def _weights(path: Path, part: str, stem: str) -> list[str]:
     """The names of a part's safetensors: in full precision where both are there, in one file or in several."""
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
-        if (path / part / name).is_file():
-            _check_tensors(path / part / name, f"{part}/{name}")
-            return [f"{part}/{name}"]
-    for name in (f"{stem}.safetensors.index.json", f"{stem}.safetensors.index.fp16.json"):
-        if (path / part / name).is_file():
-            shards = sorted(set(_json(path, f"{part}/{name}").get("weight_map", {}).values()))
+    for half in ("", f".{HALF}"):
+        one, several = f"{stem}{half}.safetensors", f"{stem}.safetensors.index{half}.json"
+        if (path / part / one).is_file():
+            _check_tensors(path / part / one, f"{part}/{one}")
+            return [f"{part}/{one}"]
+        if (path / part / several).is_file():
+            shards = sorted(set(_json(path, f"{part}/{several}").get("weight_map", {}).values()))
             if not shards or any(Path(shard).name != shard for shard in shards):
-                raise CheckpointError(f"{part}/{name}: names no files beside it")
+                raise CheckpointError(f"{part}/{several}: names no files beside it")
             for shard in shards:
                 _check_tensors(path / part / shard, f"{part}/{shard}")
-            return [f"{part}/{name}", *(f"{part}/{shard}" for shard in shards)]
+            return [f"{part}/{several}", *(f"{part}/{shard}" for shard in shards)]
     pickles = sorted(file.name for file in (path / part).glob("*.bin"))
     if pickles:
         raise CheckpointError(f"{part}/{pickles[0]}: a pickle, which is not read: save the pipeline again as safetensors")
     raise CheckpointError(f"{part}: has no {stem}.safetensors")
+
+
+def variant_of(part: Path) -> str | None:
+    """What the owners' loaders have to be told: that a part's weights are there in half precision alone."""
+    stem = WEIGHTS[part.name]
+    whole = any((part / f"{stem}.{ending}").is_file() for ending in ("safetensors", "safetensors.index.json"))
+    return None if whole else HALF
 
 
 def _check_tensors(file: Path, name: str) -> None:
@@ -162,12 +171,15 @@ def _check_tensors(file: Path, name: str) -> None:
 
 
 def _small_files(path: Path, part: str) -> list[str]:
-    """The configuration of a part, and a tokenizer's vocabulary."""
+    """The configuration of a part, and a tokenizer's vocabulary: what is damaged is said before anything is kept of it."""
     found = [file for file in sorted((path / part).glob("*")) if file.suffix in (".json", ".txt") and ".index." not in file.name]
     if not found:
         raise CheckpointError(f"{part}: has no configuration")
     if large := [file.name for file in found if file.stat().st_size > LARGEST_JSON]:
         raise CheckpointError(f"{part}/{large[0]}: larger than {LARGEST_JSON >> 20} MiB")
+    for file in found:
+        if file.suffix == ".json":
+            _json(path, f"{part}/{file.name}")
     return [f"{part}/{file.name}" for file in found]
 
 

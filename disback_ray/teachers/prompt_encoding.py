@@ -15,7 +15,7 @@ from disback_ray.hugging_face import transformers
 from disback_ray.networks.prompt_table import TEXTS, Embedded
 from disback_ray.storage import Folder
 from disback_ray.teachers.hub import INDEX
-from disback_ray.teachers.pipeline import Family, encoders_digest, family_of
+from disback_ray.teachers.pipeline import Family, encoders_digest, family_of, variant_of
 
 AT_ONCE = 16
 KINDS: dict[Family, tuple[tuple[str, str], ...]] = {
@@ -34,9 +34,10 @@ class TextEncoders:
         self.tokenizers = load_tokenizers(path, family)
         self.encoders = []
         for name, kind in KINDS[family]:
-            with _one_line(path / f"text_encoder{name}"):
+            part = path / f"text_encoder{name}"
+            with _one_line(part):
                 encoder = getattr(transformers(), kind).from_pretrained(
-                    path / f"text_encoder{name}", local_files_only=True, use_safetensors=True, dtype=torch.float32
+                    part, local_files_only=True, use_safetensors=True, dtype=torch.float32, variant=variant_of(part)
                 )
             self.encoders.append(encoder.to(device).eval())
         self.device = device

@@ -80,7 +80,11 @@ def pickled(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
 
-@pytest.mark.parametrize("change", [lambda folder: None, old_names, pickled])
+def half_alone(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / WEIGHTS.replace(".safetensors", ".fp16.safetensors"))
+
+
+@pytest.mark.parametrize("change", [lambda folder: None, old_names, pickled, half_alone])
 @torch.no_grad()
 def test_the_imported_denoiser_is_diffusers_network(folder: Path, change: Callable[[Path], None]) -> None:
     network = diffusers().UNet2DModel.from_pretrained(folder / "unet")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from disback_ray.actors.prompt_encoder import PromptEncoder, encode_all
 from disback_ray.data.prompts import PromptsData
 from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.exports.text_pipeline import without_variant
 from disback_ray.hugging_face import diffusers
 from disback_ray.networks.prompt_table import SHARD, PromptTable
 from disback_ray.networks.spec import DenoiserSpec, OneStep
@@ -205,8 +206,14 @@ def test_half_precision_and_several_files_are_read(saved: Callable[[str], Path],
     pipe.unet.save_pretrained(half / "unet", max_shard_size="100KB")
     shutil.copytree(saved("sd"), half, dirs_exist_ok=True, ignore=shutil.ignore_patterns("unet"))
     assert len(list((half / "unet").glob("*.safetensors"))) > 1
-    (half / "vae" / "diffusion_pytorch_model.safetensors").rename(half / "vae" / "diffusion_pytorch_model.fp16.safetensors")
+    for part in ("vae/diffusion_pytorch_model", "text_encoder/model"):
+        (half / f"{part}.safetensors").rename(half / f"{part}.fp16.safetensors")
     folder = teach(Folder.at(tmp_path / "cache"), half, PROMPTS)
+    assert LatentDecoder(network_of(folder))(latents(1)).shape == (1, 3, 16, 16)
+    assert without_variant("text_encoder/model.fp16.safetensors") == "text_encoder/model.safetensors"
+    assert without_variant("text_encoder/model.safetensors.index.fp16.json") == "text_encoder/model.safetensors.index.json"
+    for kept in ("unet/diffusion_pytorch_model-00001-of-00002.fp16.safetensors", "model_index.json", "vae/config.json"):
+        assert without_variant(kept) == kept
     ours = load_denoiser(folder).state_dict()
     for name, tensor in pipe.unet.state_dict().items():
         assert torch.equal(ours[f"model.unet.{name}"], tensor.float()), name
@@ -218,6 +225,10 @@ def _changed(file: str, **keys: Any) -> Callable[[Path], None]:
         (folder / file).write_text(json.dumps(settings | keys))
 
     return change
+
+
+def _half(file: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:40]) and None
 
 
 def _pickled(folder: Path) -> None:
@@ -232,6 +243,9 @@ def _cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_half("text_encoder/config.json"), "text_encoder/config.json: damaged: no JSON"),
+        (_half("vae/config.json"), "vae/config.json: damaged: no JSON"),
+        (_half("tokenizer/tokenizer_config.json"), "tokenizer/tokenizer_config.json: damaged: no JSON"),
         (_changed("model_index.json", _class_name="FluxPipeline"), "a 'FluxPipeline'; those of StableDiffusionPipeline and "),
         (_changed("unet/config.json", in_channels=9), "in_channels 9, out_channels 4: it takes more than latents"),
         (_changed("unet/config.json", addition_embed_type="text_time"), "is not that of Stable Diffusion"),
