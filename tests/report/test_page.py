@@ -12,6 +12,7 @@ import torch
 
 from disback_ray.pictures import image_grid
 from disback_ray.report import render
+from disback_ray.run_folder import LOOKED
 
 CONFIG = "recipe:\n  name: digits # <&>\n"
 PICTURE = image_grid(torch.zeros(1, 1, 8, 8))
@@ -72,7 +73,7 @@ def table(*, steps: int = 12, recorded: int = 4, **measured: list[float | None])
         row |= {"fake_loss": 0.5, "field_norm": 0.3, "generator_grad_norm": 1.0, "fake_grad_norm": 2.0}
         rows.append(row | {name: values[step] for name, values in measured.items()})
     numbers = ["seconds", "fake_loss", "field_norm", "generator_grad_norm", "fake_grad_norm", "frechet", "accuracy"]
-    numbers += ["sliced_wasserstein", "energy_distance", "modes"]
+    numbers += ["sliced_wasserstein", "energy_distance", "modes", *LOOKED]
     schema = pa.schema(
         [("stage", pa.string()), ("step", pa.int64()), ("node", pa.int64()), *((n, pa.float64()) for n in numbers)]
     )
@@ -136,6 +137,22 @@ def test_curves_of_images(images: dict[str, Any]) -> None:
     assert "step 5: teacher" in page.text
     assert "step 900" not in page.text  # the plan goes on, the run did not come to it
     assert "expected to oscillate" in page.text
+
+
+def test_each_curve_of_backtracking_has_the_switches_marked(images: dict[str, Any]) -> None:
+    """Both losses, the Fréchet distance, what is seen on held noise: a jump is to be read beside the switch that made it."""
+    looked = {name: every_fourth([3.0, 2.0, 1.0]) for name in ("frechet", "accuracy", *LOOKED)}
+    html = render(images | {"bounds": {"mismatch": 1.0, "spread": 2.0}}, CONFIG, table(**looked), {})
+    charts = re.findall(r'<svg class="chart".*?aria-label="(.*?), over steps">(.*?)</svg>', html, re.DOTALL)
+    marks = {name: re.findall(r'<g class="mark"><title>(step .*?)</title>', chart) for name, chart in charts}
+    assert marks.pop("Loss of the copy") == []
+    assert set(marks) == {
+        "Fréchet distance", "Accuracy", "Score difference on held noise", "Mismatch degree", "Spread",
+        "Score difference", "Loss of the fake score", "Gradient norms",
+    }  # fmt: skip
+    first = marks["Fréchet distance"]
+    assert first[:2] == ["step 5: teacher", "step 3: node 1"]
+    assert all(found == first for found in marks.values()), marks
 
 
 def test_the_recording_has_its_own_chart(images: dict[str, Any]) -> None:
