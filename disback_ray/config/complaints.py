@@ -15,16 +15,26 @@ def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
     """One complaint as `key: value: what is wrong`: the deepest, which in a union is that of the member which nearly fits."""
     problem = max(error.errors(include_url=False), key=_fit)
     keys, kind = _without_tags(problem["loc"], data, model)
-    where = ".".join(str(key) for key in keys)
+    where = ".".join(str(key)[:60] for key in keys)
     if problem["type"] in UNKNOWN:
         return f"unknown key {where}{nearest(str(keys[-1]), _keys(kind))}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"{where}: missing"
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    if problem["type"].startswith("union_tag_"):
+        key = ".".join(filter(None, (where, problem["ctx"]["discriminator"].strip("'"))))
+        if problem["type"] == "union_tag_not_found":
+            return f"{key}: missing"
+        tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"{key}: {_shown(tag)}: expected one of {', '.join(known)}{nearest(tag[:60], known)}"
     if not where:
         return message
-    shown = repr(problem["input"])
-    return f"{where}: {shown if len(shown) < 60 else shown[:56] + ' …'}: {message[:1].lower()}{message[1:]}"
+    return f"{where}: {_shown(problem['input'])}: {message[:1].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:56]} …"
 
 
 def _fit(complaint: Any) -> tuple[int, int]:
