@@ -15,8 +15,10 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos.runs import LONGEST, STEPS, Outcome, Stage, last_line
+from benchmarks.chaos.runs import STEPS, Outcome, Stage, begun, last_line, until_checkpoint
 
+PATIENCE = 120.0
+"""Seconds that a driver has to see that its head is gone; Ray gives it 60."""
 BEGUN = re.compile(r"chaos: (recording|backtracking) from (\d+)")
 
 
@@ -24,7 +26,7 @@ def driver(stage: Stage) -> Iterator[Outcome]:
     """SIGKILL at random moments of both stages, one after the other in one run; and, but for the short form, with a head of its own."""
     found, folder, rng = Outcome("SIGKILL to the driver"), stage.new_folder(), random.Random(f"{stage.seed}/driver")
     for name, step in moments(rng, count=1 if stage.short else 4):
-        ended = stage.command(stage.words(folder=folder, moment=f"{name}:{step}:{rng.uniform(0, 0.1):.3f}"))
+        ended = stage.command(stage.words(folder=folder, moment=f"{name}:{step}:{rng.uniform(0, 0.05):.3f}"))
         found.injected += ended.returncode == -signal.SIGKILL
         found.expect(ended.returncode == -signal.SIGKILL, f"it ended by itself: {last_line(ended.stderr)}")
         _count_again(found, ended.stderr)
@@ -39,8 +41,8 @@ def driver(stage: Stage) -> Iterator[Outcome]:
 
 
 def moments(rng: random.Random, *, count: int) -> list[tuple[str, int]]:
-    """So many, in the order in which they come up. A stage's last steps are left out: it may be over before the kill comes."""
-    every = [(name, step) for name, steps in STEPS.items() for step in range(1, steps - 5)]
+    """So many, in the order in which they come up. A stage's last steps are left out: the run may be over before the kill comes."""
+    every = [(name, step) for name, steps in STEPS.items() for step in range(1, steps - 15)]
     return sorted(rng.sample(every, count), key=every.index)
 
 
@@ -106,19 +108,16 @@ def _head(stage: Stage) -> Iterator[Outcome]:
     homes = [stage.home / f"h{number}" for number in range(2)]
     with head(homes[0]) as first:
         words = stage.words(f"cluster.address={first.address}", folder=folder)
-        with (stage.folder / "head.log").open("w+") as log:
-            ended = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=log)
-            _until_step(ended, folder)
+        with begun(words, stage.folder / "head.log") as ended:
+            until_checkpoint(ended, folder)
             first.kill()
             found.injected += 1
             try:
-                ended.wait(timeout=90)
+                ended.wait(timeout=PATIENCE)
             except subprocess.TimeoutExpired:
-                found.said.append("the driver was still there after 90 s, and was killed")
+                found.said.append(f"the driver was still there after {PATIENCE:g} s, and was killed")
                 ended.kill()
-                ended.wait()
-            log.seek(0)
-            found.said.append(f"the driver ended with {ended.returncode}: {last_line(log.read())}")
+        found.said.append(f"the driver ended with {ended.returncode}: {last_line((stage.folder / 'head.log').read_text())}")
     with head(homes[1]) as second:
         again = stage.command(stage.words(f"cluster.address={second.address}", folder=folder))
         found.expect(again.returncode == 0, f"the same command afterwards: {last_line(again.stderr)}")
@@ -126,12 +125,3 @@ def _head(stage: Stage) -> Iterator[Outcome]:
     for home in homes:
         shutil.rmtree(home, ignore_errors=True)
     yield found
-
-
-def _until_step(driver: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """Until there is a checkpoint of the second stage."""
-    end = time.monotonic() + LONGEST
-    while not list(folder.glob("checkpoints/backtracking-*/manifest.json")):
-        if driver.poll() is not None or time.monotonic() > end:
-            raise TimeoutError("the run came to no checkpoint")
-        time.sleep(0.1)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from disback_ray import pictures, run, running
+from disback_ray import run, running
 from disback_ray.config import load_recipe
 from disback_ray.progress import Silent
 from disback_ray.result import RunResult
@@ -72,9 +73,6 @@ class Stage:
     def home(self) -> Path:
         """Where Ray's processes that this command begins keep their things."""
         return Path(os.environ["RAY_TMPDIR"])
-
-    def __post_init__(self) -> None:
-        vars(pictures)["_png"] = lambda figure: b"\x89PNG"  # drawing them takes longer than all else
 
     @cached_property
     def truth(self) -> str:
@@ -141,6 +139,27 @@ def watched_by(watch: Silent) -> Iterator[None]:
         yield
     finally:
         vars(running)["Silent"] = before
+
+
+@contextmanager
+def begun(words: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command, while something is done to it; → its process, which is ended with the block. log: what it says on stderr."""
+    with log.open("w") as sink:
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=sink)
+        try:
+            yield process
+        finally:
+            process.kill()  # nothing, where it has ended
+            process.wait()
+
+
+def until_checkpoint(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Until there is one of the second stage. Raises TimeoutError."""
+    end = time.monotonic() + LONGEST
+    while not list(folder.glob("checkpoints/backtracking-*/manifest.json")):
+        if process.poll() is not None or time.monotonic() > end:
+            raise TimeoutError("the run came to no checkpoint")
+        time.sleep(0.02)
 
 
 def last_line(said: str) -> str:
