@@ -67,7 +67,9 @@ def _lines(content: bytes, data: PromptsData) -> list[str]:
     if data.column is not None:
         raise ConfigError(f"data.column: {data.column}: {data.file} is no .parquet file, and has none")
     try:
-        return content.decode("utf-8-sig").splitlines()
+        # Lines as an editor counts them: str.splitlines would also cut a caption at a form feed or at U+2028.
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return text.removesuffix("\n").split("\n") if text else []
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"data.file: {data.file}, line {line}: not UTF-8 text") from None

@@ -52,6 +52,8 @@ def read_lora(where: str, unet: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         raise CheckpointError(
             f"{where}: a LoRA for another base: it has {len(named)} weights, and this U-Net a place for {len(found)}"
         )
+    if broken := next((name for name, tensor in found.items() if not torch.isfinite(tensor).all()), None):
+        raise CheckpointError(f"{where}: weight {broken} has NaN or Inf")
     settings = {key: sorted(config[key]) if key == "target_modules" else config[key] for key in KEPT}
     return settings, {f"{UNET}{name}": tensor.detach().float() for name, tensor in found.items()}
 

@@ -26,6 +26,12 @@ def test_a_text_file_has_one_a_line(tmp_path: Path, content: str) -> None:
     assert prompts.place(1).endswith("prompts.txt, line 2")
 
 
+def test_a_line_is_what_an_editor_calls_one(tmp_path: Path) -> None:
+    """str.splitlines cuts at form feeds and U+2028 too: one caption more, and all numbers after it are others."""
+    prompts = read_prompts(PromptsData(written(tmp_path, "a\u2028cat\rtwo\x0cdogs\r\nthree\x85\n".encode())))
+    assert prompts.texts == ("a\u2028cat", "two\x0cdogs", "three")
+
+
 @pytest.mark.parametrize("named", [None, "caption"])
 def test_a_parquet_file_has_one_a_row(tmp_path: Path, named: str | None) -> None:
     file = written(tmp_path, {"id": [1, 2], "caption": ["a cat", "a dog"], "TEXT": ["x", "y"]})

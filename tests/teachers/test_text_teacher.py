@@ -274,6 +274,19 @@ def test_a_pipeline_that_can_t_be_used_is_refused(
     assert not place.names(), "nothing half-written"
 
 
+def test_a_pipeline_s_own_empty_prompt_and_latents_count(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    """SDXL's index may say that 'no prompt' is the encoded empty one, and a VAE that its latents have a mean and a spread."""
+    where = tmp_path / "own"
+    shutil.copytree(saved("sdxl"), where)
+    _changed("model_index.json", force_zeros_for_empty_prompt=False)(where)
+    _changed("vae/config.json", latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 1.0, 0.5])(where)
+    folder = teach(Folder.at(tmp_path / "cache"), where, PROMPTS)
+    drawn = draw_from_teacher(load_denoiser(folder), latents(3), torch.arange(3), steps=2, guidance=5.0)
+    ours = (LatentDecoder(network_of(folder))(drawn) / 2 + 0.5).clamp(0, 1)
+    theirs = pipe_of(where)(PROMPTS, latents=latents(3), num_inference_steps=2, guidance_scale=5.0, output_type="pt").images
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
 def test_what_the_recipe_expects_and_prompts_that_are_too_long(saved: Callable[[str], Path], tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("a cat\n" + "a" * 80)
@@ -289,16 +302,20 @@ def test_what_the_recipe_expects_and_prompts_that_are_too_long(saved: Callable[[
 
 def test_a_lora_for_another_base_and_a_damaged_one(taught: Callable[[str], Folder], tmp_path: Path) -> None:
     write_lora(tmp_path)
-    place = taught("sd").parent
+    place, other = taught("sd").parent, taught("sdxl")
     before = place.names()
     with pytest.raises(CheckpointError, match=r"a LoRA for another base: .* has another size there"):
-        save_lora_student(place, taught("sdxl"), str(tmp_path))
+        save_lora_student(place, other, str(tmp_path))
     file = tmp_path / "pytorch_lora_weights.safetensors"
     weights = load_file(file)
     save_file(
         weights | {"unet.nowhere.lora_A.weight": torch.zeros(64, 4), "unet.nowhere.lora_B.weight": torch.zeros(4, 64)}, file
     )
     with pytest.raises(CheckpointError, match="a LoRA for another base: it has 130 weights, and this U-Net a place for 128"):
+        save_lora_student(place, taught("sd"), str(file))
+    name = next(iter(weights))
+    save_file(weights | {name: weights[name] * float("nan")}, file)
+    with pytest.raises(CheckpointError, match="has NaN or Inf"):
         save_lora_student(place, taught("sd"), str(file))
     save_file(weights | {"text_encoder.layer.lora_A.weight": torch.zeros(64, 4)}, file)
     with pytest.raises(CheckpointError, match="is not of a U-Net's LoRA"):
