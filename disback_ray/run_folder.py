@@ -14,6 +14,7 @@ import yaml
 
 from disback_ray import limited_yaml
 from disback_ray.config import ClusterConfig, Recipe, is_resolved
+from disback_ray.config.complaints import shown
 from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.evaluation.looks import SIGMAS
 from disback_ray.limited_yaml import NotYaml
@@ -55,7 +56,7 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
     ours = {"recipe": recipe.model_dump(mode="json"), "seed": seed}
     for key, (old, new) in differences({name: theirs.get(name) for name in ours}, ours).items():
         raise RunFolderError(
-            f"{folder.uri} belongs to another run ({key}: {old!r} there, {new!r} here): choose another --out, or --fresh"
+            f"{folder.uri} belongs to another run ({key}: {shown(old)} there, {shown(new)} here): choose another --out, or --fresh"
         )
     return read_summary(folder) if SUMMARY in names else {}
 

@@ -35,6 +35,7 @@ from disback_ray.run_folder import (
 from disback_ray.run_lock import LOCK, locked, refuse_if_held
 from disback_ray.storage import Folder
 from disback_ray.teachers.saved import is_saved, load_spec, proof_of
+from disback_ray.teachers.saved_generator import SETTINGS
 from disback_ray.teachers.text_teacher import is_encoded, text_network
 from disback_ray.theatre import theatre
 from disback_ray.tiny import tiny_overrides
@@ -103,7 +104,11 @@ def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool) -> RunResul
             raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: --fresh doesn't delete it")
         return None
     found = claim(folder, recipe, seed=seed)
-    return RunResult(folder, found, trust_modules=True) if found and found.get("status") == "complete" else None
+    if not found or found.get("status") != "complete":
+        return None
+    if not (folder / "generator").has(SETTINGS):
+        raise RunFolderError(f"{folder.uri}: the run is complete, and its generator/ is gone: --fresh runs it anew")
+    return RunResult(folder, found, trust_modules=True)
 
 
 def _produce(

@@ -257,6 +257,13 @@ def test_a_complete_run_is_given_at_once(tiny: Any, ring8: Path, command: Comman
     assert contents(ring8) == before
 
 
+def test_a_complete_run_whose_generator_is_gone_is_no_run_to_go_on_with(tiny: Any, ring8: Path, tmp_path: Path) -> None:
+    for file in ("config.yaml", "summary.json"):
+        shutil.copy(ring8 / file, tmp_path)
+    with pytest.raises(RunFolderError, match=r"the run is complete, and its generator/ is gone: --fresh runs it anew"):
+        tiny.run("ring8", tmp_path)
+
+
 def test_a_run_s_settings_are_recipe_seed_and_cluster_in_one(tiny: Any, ring8: Path, command: Command, tmp_path: Path) -> None:
     said = command("run", str(ring8 / "config.yaml"), "--out", str(ring8))
     assert (said.status, said.err.count("complete: nothing to do")) == (0, 1)

@@ -26,13 +26,14 @@ def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
         if problem["type"] == "union_tag_not_found":
             return f"{key}: missing"
         tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return f"{key}: {_shown(tag)}: expected one of {', '.join(known)}{nearest(tag[:60], known)}"
+        return f"{key}: {shown(tag)}: expected one of {', '.join(known)}{nearest(tag[:60], known)}"
     if not where:
         return message
-    return f"{where}: {_shown(problem['input'])}: {message[:1].lower()}{message[1:]}"
+    return f"{where}: {shown(problem['input'])}: {message[:1].lower()}{message[1:]}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """As Python writes it, and no longer than a line has room for."""
     text = repr(value)
     return text if len(text) < 60 else f"{text[:56]} …"
 
