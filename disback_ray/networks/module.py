@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from disback_ray.algorithms.ranks import is_of_a_peer
 from disback_ray.errors import ConfigError
 from disback_ray.networks import predictions
 from disback_ray.networks.preconditioning import Preconditioning, Scalings
@@ -38,16 +39,27 @@ class ModuleSpec:
 
     def build(self, shape: tuple[int, ...], *, classes: int) -> "ModuleDenoiser":
         """Imports the module and calls the factory: this runs somebody's code. Raises ConfigError."""
-        return ModuleDenoiser(_made(self.module, self.kwargs), prediction=self.prediction, label_dim=classes)
+        return ModuleDenoiser(_made(self.module, self.kwargs), self.module, prediction=self.prediction, label_dim=classes)
 
 
 class ModuleDenoiser(Preconditioning):
     """Somebody's network as D(x; σ): Eqs. (18)-(20) in the VE convention, α = 1 / √(1 + σ²)."""
 
-    def __init__(self, network: nn.Module, *, prediction: Prediction, label_dim: int) -> None:
+    def __init__(self, network: nn.Module, named: str, *, prediction: Prediction, label_dim: int) -> None:
         super().__init__(network, label_dim=label_dim)
+        self.named = named
         self.prediction = prediction
         self.sigma_min, self.sigma_max = 0.0, float("inf")
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """As Preconditioning's. Raises ConfigError where the module fails: it is its owner's to mend, not ours."""
+        try:
+            return super().forward(x, sigma, condition)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and is_of_a_peer(error)):
+                raise  # no fault of the module
+            said = f"forward(x {list(x.shape)}, sigma {list(sigma.shape)}, …) failed: {_one_line(error)}"
+            raise ConfigError(f"module: {self.named}: {said}") from error
 
     def scalings(self, sigma: Tensor) -> Scalings:
         converted = scalings_of(PREDICTIONS[self.prediction], sigma, sigma)

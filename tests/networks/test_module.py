@@ -75,6 +75,8 @@ class Odd(nn.Module):
     def forward(self, x, sigma, condition):
         if self.how == "changes":
             x.add_(1)
+        if self.how == "late" and len(x) > 2:
+            raise ValueError("two at\\nmost")
         out = self.layer(x)
         return {"wide": out.double(), "cut": out.detach(), "nan": out * float("nan")}.get(self.how, out)
 
@@ -201,3 +203,13 @@ def test_what_could_not_be_trained_is_refused_before_it_is(how: str, said: str) 
     with pytest.raises(ConfigError) as refused:
         spec("Odd", kwargs={"how": how}).check()
     assert said in str(refused.value)
+
+
+def test_what_fails_only_later_is_told_as_the_module_s_own_fault() -> None:
+    odd = spec("Odd", kwargs={"how": "late"})
+    odd.check()
+    with pytest.raises(ConfigError) as refused:
+        odd.build()(torch.zeros(3, 1, 4, 4), torch.ones(3))
+    assert str(refused.value) == (
+        "module: their_package.nets:Odd: forward(x [3, 1, 4, 4], sigma [3], …) failed: ValueError: two at most"
+    )
