@@ -113,7 +113,7 @@ def _away(stage: Stage) -> Iterator[Outcome]:
 
 def _noticed(stage: Stage) -> Iterator[Outcome]:
     """A machine says that it is to go: there is a checkpoint at once, though none is due."""
-    long = ("checkpoint_every=1000", "backtracking.steps=2000", "evaluation.every=2000")
+    long = ("checkpoint_every=1000", "backtracking.steps=2000", "evaluation.every=2000", "cluster.checkpoints.keep=9")
     truth = stage.truth_of(*long)
     with machines() as there:
         found, there.folder = Outcome("a drain notice"), stage.new_folder()
