@@ -1,11 +1,14 @@
 """Networks as settings: what a recipe names, what a checkpoint's JSON holds, and what each role builds in its own process."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import Field, asdict, dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from annotated_types import Ge, Le, Lt, MinLen
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from disback_ray.algorithms.noise import Positive
@@ -23,6 +26,8 @@ Count = Annotated[int, Ge(1), Le(10**9)]
 Width = Annotated[int, Ge(1), Le(2**14)]
 Depth = Annotated[int, Ge(1), Le(1000)]
 Samples = Annotated[int, Ge(1), Le(2**24)]
+Shape = Annotated[tuple[Width, ...], MinLen(1)]
+Classes = Annotated[int, Ge(0), Le(10**6)]
 """The upper ends are far beyond what any machine holds: a slip of the keyboard is said at once, not after hours."""
 
 
@@ -77,6 +82,7 @@ class MLPSpec:
     kind: Literal["mlp"] = "mlp"
 
 
+Spec = TypeVar("Spec")
 NetworkSpec = DDPMppSpec | ResNetMLPSpec | EDMSpec | ConsistencySpec | ModuleSpec | DDPMSpec | TextUNetSpec
 NETWORKS: dict[str, type[NetworkSpec]] = {
     "ddpmpp": DDPMppSpec,
@@ -98,8 +104,8 @@ class DenoiserSpec:
     """
 
     network: NetworkSpec
-    shape: tuple[int, ...]
-    classes: int
+    shape: Shape
+    classes: Classes
     sigma_data: Positive | None
 
     @property
@@ -142,12 +148,9 @@ class DenoiserSpec:
     @staticmethod
     def from_json(settings: dict[str, Any]) -> "DenoiserSpec":
         """Raises CheckpointError where the settings are not a denoiser's."""
-        try:
-            network: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings["network"].items()}
-            spec = NETWORKS[network["kind"]](**network)
-            return DenoiserSpec(spec, tuple(settings["shape"]), settings["classes"], settings["sigma_data"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"not the settings of a denoiser that this version knows ({error})") from None
+        with _told("a denoiser"):
+            network = _checked(NETWORKS[settings["network"]["kind"]], settings["network"])
+            return _checked(DenoiserSpec, _own(settings, fields(DenoiserSpec), network))
 
 
 class OneStep(nn.Module):
@@ -189,8 +192,8 @@ class GeneratorSpec:
     """G_stu: a denoiser used at one σ, or a plain MLP. shape: one sample's; classes: 0 where unconditional; unit_noise: see OneStep."""
 
     network: DenoiserSpec | MLPSpec
-    shape: tuple[int, ...]
-    classes: int
+    shape: Shape
+    classes: Classes
     sigma_init: Positive
     unit_noise: bool = False
 
@@ -214,10 +217,31 @@ class GeneratorSpec:
     @staticmethod
     def from_json(settings: dict[str, Any]) -> "GeneratorSpec":
         """Raises CheckpointError where the settings are not a generator's."""
-        try:
+        with _told("a generator"):
             plain = settings["network"].get("kind") == "mlp"
-            network = MLPSpec(**settings["network"]) if plain else DenoiserSpec.from_json(settings["network"])
-            unit_noise = settings.get("unit_noise", False)
-            return GeneratorSpec(network, tuple(settings["shape"]), settings["classes"], settings["sigma_init"], unit_noise)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"not the settings of a generator that this version knows ({error})") from None
+            network = _checked(MLPSpec, settings["network"]) if plain else DenoiserSpec.from_json(settings["network"])
+            return _checked(GeneratorSpec, _own(settings, fields(GeneratorSpec), network))
+
+
+def _checked(kind: type[Spec], settings: dict[str, Any]) -> Spec:
+    """What pydantic makes of JSON, with each field's type and bounds."""
+    return TypeAdapter(kind).validate_python(settings)
+
+
+def _own(settings: dict[str, Any], known: tuple[Field[Any], ...], network: Any) -> dict[str, Any]:
+    """Without what else a file says beside them, of its weights."""
+    return {field.name: settings[field.name] for field in known if field.name in settings} | {"network": network}
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Raises CheckpointError in place of all that settings of another kind may raise, in one line."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        else:
+            reason = str(error)
+        raise CheckpointError(f"not the settings of {what} that this version knows ({' '.join(reason[:200].split())})") from None

@@ -99,3 +99,28 @@ def test_generators_of_each_kind_have_their_samples_shape() -> None:
         assert isinstance(spec, GeneratorSpec)
         condition = torch.tensor([0, 9, -1]) if spec.classes else None
         assert spec.build()(torch.ones(3, *spec.shape), condition).shape == (3, *spec.shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shape": []}, "shape: tuple should have at least 1 item"),
+        ({"shape": [2, "x"]}, "shape.1: input should be a valid integer"),
+        ({"classes": None}, "classes: input should be a valid integer"),
+        ({"sigma_data": {"a": 1}}, "sigma_data: input should be a valid number"),
+        ({"network": {"kind": "resnet-mlp", "width": None}}, "width: input should be a valid integer"),
+        ({"network": {"kind": "resnet-mlp", "width": -3}}, "width: input should be greater than or equal to 1"),
+        ({"network": {"kind": "resnet-mlp", "blocks": 1.5}}, "blocks: input should be a valid integer"),
+        ({"network": {"kind": "resnet-mlp", "[" * 5000: 1}}, "[[["),
+        ({"network": {"kind": ["resnet-mlp"]}}, "unhashable"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_in_one_line(change: dict[str, Any], said: str) -> None:
+    """What a fuzzer came to in 100,000 cases, each of which had been an error somewhere in the network."""
+    honest = DenoiserSpec(ResNetMLPSpec(width=8), (2,), 0, 0.5).to_json()
+    assert DenoiserSpec.from_json(honest).to_json() == honest
+    with pytest.raises(CheckpointError) as refused:
+        DenoiserSpec.from_json(honest | change)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
