@@ -17,6 +17,8 @@ from disback_ray.storage import Folder
 from disback_ray.teachers.hub import is_hub_id
 
 FILE = "pytorch_lora_weights.safetensors"
+PEFTS = "base_model.model."
+TEXT_ENCODER = "one of the text encoder isn't supported"
 KEPT = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
 
 
@@ -34,7 +36,11 @@ def read_lora(where: str, unet: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     if not named:
         raise CheckpointError(f"{where}: holds no weights of a LoRA")
     if others := sorted(name for name in named if not name.startswith("unet.")):
-        raise CheckpointError(f"{where}: {others[0]!r:.80} is not of a U-Net's LoRA; one of the text encoder isn't supported")
+        peft = others[0].startswith(PEFTS)
+        why = (
+            "it is named as PEFT does, which keeps α elsewhere: save it by diffusers' save_lora_weights" if peft else TEXT_ENCODER
+        )
+        raise CheckpointError(f"{where}: {others[0]!r:.80} is not of a U-Net's LoRA: {why}")
     with torch.device("meta"):
         network = diffusers().UNet2DConditionModel.from_config(unet)
     network = network.to_empty(device="cpu")  # memory that nobody writes to: PEFT would put LoRA's own weights on `meta` as well

@@ -318,7 +318,10 @@ def test_a_lora_for_another_base_and_a_damaged_one(taught: Callable[[str], Folde
     with pytest.raises(CheckpointError, match="has NaN or Inf"):
         save_lora_student(place, taught("sd"), str(file))
     save_file(weights | {"text_encoder.layer.lora_A.weight": torch.zeros(64, 4)}, file)
-    with pytest.raises(CheckpointError, match="is not of a U-Net's LoRA"):
+    with pytest.raises(CheckpointError, match="is not of a U-Net's LoRA: one of the text encoder isn't supported"):
+        save_lora_student(place, taught("sd"), str(file))
+    save_file({f"base_model.model.{key.removeprefix('unet.')}": tensor for key, tensor in weights.items()}, file)
+    with pytest.raises(CheckpointError, match="named as PEFT does, which keeps α elsewhere: save it by diffusers'"):
         save_lora_student(place, taught("sd"), str(file))
     file.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="no safetensors, or damaged"):
