@@ -1,12 +1,14 @@
-"""The judge knows digits it has not seen, and is the same judge every time."""
+"""The judge knows digits it has not seen, and is the same judge every time; what is measured with it is of the class asked for."""
 
 import numpy as np
 import pytest
 import torch
 
+from disback_ray.algorithms.records import Drawn
 from disback_ray.data.digits import Digits, load_digits
 from disback_ray.errors import CheckpointError
 from disback_ray.evaluation.digit_judge import DigitJudge
+from disback_ray.evaluation.digit_measures import DigitMeasures
 from disback_ray.evaluation.frechet import frechet_between_halves, frechet_distance
 
 
@@ -89,3 +91,29 @@ def test_other_bytes_are_refused(judge: DigitJudge) -> None:
         with pytest.raises(CheckpointError, match="digit judge") as refusal:
             DigitJudge.from_bytes(data)
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("samples", [None, 300])
+def test_each_sample_is_asked_for_and_judged_by_a_real_image_s_class(judge: DigitJudge, samples: int | None) -> None:
+    measures = DigitMeasures(judge, conditional=True, samples=samples, seed=3)
+    real, asked = measures.real_data(), measures.wanted().condition
+    assert asked is not None
+    assert len(real.x) == len(asked) == (samples or 1797)
+    shown = judge.classify(real.x)
+    right, wrong = (measures.measure(Drawn(real.x, (asked + shift) % 10)) for shift in (0, 1))
+    assert right["accuracy"] == pytest.approx((shown == asked).double().mean().item())
+    assert right["accuracy"] > 0.97
+    assert wrong["accuracy"] < 0.03
+    if samples is None:
+        assert right["frechet"] < 1e-2, "they are what is measured against"
+    assert measures.wanted_pictures(12).condition.tolist() == [*range(10), 0, 1]  # type: ignore[union-attr]
+
+
+def test_the_halves_are_of_real_images(judge: DigitJudge) -> None:
+    """What chance makes, again with splits of our own."""
+    told = DigitMeasures(judge, conditional=True, samples=100, seed=3).real_halves()
+    features, shuffle = judge.features(load_digits().images), np.random.default_rng(5)
+    parts = [np.array_split(shuffle.permutation(features), 2) for _ in range(6)]
+    again = [frechet_distance(*halves) for halves in parts]
+    assert told["frechet_mean"] == pytest.approx(np.mean(again), rel=0.3)
+    assert 0.5 * min(again) < told["frechet_least"] <= told["frechet"] < 2 * max(again)

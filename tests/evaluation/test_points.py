@@ -7,7 +7,10 @@ import pytest
 import scipy.stats
 import torch
 
+from disback_ray.algorithms.records import Drawn
+from disback_ray.data.sources import RingData
 from disback_ray.errors import ConfigError, NonFiniteError
+from disback_ray.evaluation.point_measures import PointMeasures
 from disback_ray.evaluation.points import energy_distance, modes_covered, sliced_wasserstein
 
 
@@ -126,3 +129,18 @@ def test_other_shapes_and_values_are_refused() -> None:
             sliced_wasserstein(bad, good)
     with pytest.raises(NonFiniteError, match="1 of 2 points of y"):
         energy_distance(good, torch.tensor([[0.0, math.nan], [1.0, 1.0]]))
+
+
+def test_real_against_real_is_two_draws_of_the_data() -> None:
+    """What other draws, made here by hand, are at too: not the same points against themselves, and not points of anything else."""
+    data = RingData()
+    measures = PointMeasures(data, samples=1000, seed=3)
+    stream = np.random.default_rng(4)
+    fresh = RING[stream.integers(8, size=1000)] + data.std * stream.normal(size=(1000, 2))
+    told, again = measures.real_halves(), measures.measure(Drawn(torch.from_numpy(fresh), None))
+    same = measures.measure(measures.real_data())
+    assert told["modes"] == again["modes"] == 8
+    assert told["in_modes"] == pytest.approx(again["in_modes"], abs=0.02)
+    assert same["sliced_wasserstein"] < 1e-6
+    for figures in (told, again):
+        assert 0.01 < figures["sliced_wasserstein"] < 0.3
