@@ -320,7 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(given, standalone_mode=False)
     except (DisbackError, TyperException) as error:
-        _complain(error.format_message() if isinstance(error, TyperException) else str(error), debug="--debug" in given)
+        _complain(_asked(error) if isinstance(error, TyperException) else str(error), debug="--debug" in given)
         status = 2
     except (KeyboardInterrupt, typer.Abort):
         status = 130
@@ -328,6 +328,11 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(f"internal error, please report it: {type(error).__name__}: {error}", debug="--debug" in given)
         status = 1
     sys.exit(status or 0)
+
+
+def _asked(error: TyperException) -> str:
+    """What was wrong with the command itself, without pydantic's words before it."""
+    return str(error.format_message()).replace(": Value error, ", ": ")
 
 
 def _complain(message: str, *, debug: bool) -> None:

@@ -130,7 +130,7 @@ def mismatch(
     json_: Annotated[str | None, typer.Option("--json", help="Where to write the figures.")] = None,
     debug: Debug = False,
 ) -> None:
-    """The mismatch degree (Eq. 9) of a run: its teacher's score against the generator's own, with coverage and real data's bound."""
+    """Mismatch degree, Equation 9, of a run: its teacher's score against the generator's own, with coverage and real data's bound."""
     from disback_ray.run_mismatch import mismatch as measure
 
     found = measure(what, n=n, seed=seed, sigmas=tuple(sigma or ()), storage=storage, trust_modules=trust_modules)

@@ -64,4 +64,5 @@ def train(
     images = f"{found['count']} images of {len(found['classes'])} classes" if found["classes"] else f"{found['count']} images"
     print(f"{done.summary['status']} in {done.summary['seconds']:.0f} s, on {images}{left_out}")
     print(f"look: {where}/samples, disback-ray sample {where}")
-    print(f"distil: a recipe with teacher: {{checkpoint: {where}, format: denoiser}} and data: {{kind: none}}")
+    mine = f"teacher: {{checkpoint: {where}, format: denoiser}} and data: {{kind: none}}"
+    print(f"distil: in a recipe of your own (`disback-ray recipes show ffhq64-edm > mine.yaml`), {mine}")

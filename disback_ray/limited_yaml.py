@@ -69,7 +69,7 @@ def load(text: str | bytes) -> Any:
     except NotYaml:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise NotYaml(" ".join(str(error).split())) from None
+        raise NotYaml(_said(error)) from None
     except (
         AttributeError,
         IndexError,
@@ -78,3 +78,10 @@ def load(text: str | bytes) -> Any:
         OverflowError,
     ) as error:  # by PyYAML, for values that don't fit their tag
         raise NotYaml(f"a value that doesn't fit its tag ({type(error).__name__})") from None
+
+
+def _said(error: Exception) -> str:
+    """PyYAML's own has a drawing of the place."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and (mark := error.problem_mark or error.context_mark):
+        return f"line {mark.line + 1}, column {mark.column + 1}: {' '.join(error.problem.split())}"
+    return " ".join(str(error).split())

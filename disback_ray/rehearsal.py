@@ -369,6 +369,7 @@ class Rehearsal:
         self.production.metrics.forget_after(stage, self.checkpointed, order=STAGES)
         later = [self.company.fake_score.begin(stage, node=node)]
         if found:
+            self.production.say(f"going on from {stage} step {found.step}")
             later = []
             for role, proof in found.files.items():
                 args, kwargs = self._loads(role, found.folder, stage, proof)

@@ -71,6 +71,9 @@ def run(
 
     Raises DisbackError (see errors.py) with one line for a user; KeyboardInterrupt once what there is has been kept.
     """
+    for key, given in (("recipe", recipe), ("cluster", cluster), ("out", out)):
+        if given is not None and not str(given):
+            raise ConfigError(f"{key}: empty, maybe a variable that isn't set: leave it out, or say which")
     run_again = resolved(str(recipe)) if recipe is not None else None
     seed = (run_again or {"seed": 0})["seed"] if seed is None else seed
     if type(seed) is not int or not 0 <= seed < 2**63:
@@ -123,6 +126,7 @@ def _produce(
         kept = None if fresh else placement_of(folder)
         cluster = _placed(recipe, cluster, storage, places, seed=seed, kept=kept, watch=watch)
     in_process = in_process or cluster.placement == "in-process"
+    cluster = cluster.model_copy(update={"placement": "in-process"}) if in_process else cluster
     modules = modules_of(recipe, places.teacher if places else None)
     with (
         theatre(cluster, in_process=in_process, watch=watch, modules=modules) as stage,

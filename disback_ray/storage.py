@@ -162,6 +162,8 @@ class Folder:
         """Names of the files and folders in it, sorted; none where it doesn't exist. Raises CheckpointError where it is no folder."""
         filesystem, path = self._open()
         with _one_line(f"list {self.uri}"):
+            if filesystem.get_file_info(path).type == fs.FileType.File:
+                raise CheckpointError(f"{self.uri}: a file, not a folder")
             found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.endswith(ASIDE))
 

@@ -150,7 +150,9 @@ class Tiny:
     def assert_progress(self, lines: list[str]) -> None:
         """What a run over Ray shows without a terminal: its stages, where the cast is, and a line now and then."""
         counted, waits = "training the teacher|recording|backtracking", "starting Ray|connecting to Ray at .+|placing the cast"
-        shown = re.compile(rf"({counted}|{waits}|measuring the \w+) …|({counted}).*: \d+/\d+( .*)?|on \S+( \(\S+\))?: \w+.*")
+        shown = re.compile(
+            rf"({counted}|{waits}|measuring the \w+) …|({counted}).*: \d+/\d+( .*)?|on \S+( \(\S+\))?: \w+.*|going on from \w+ step \d+"
+        )
         assert lines
         assert all(shown.fullmatch(line) for line in lines), lines
 

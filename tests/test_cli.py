@@ -106,6 +106,8 @@ def refused(command: Command, tiny: Any, tmp_path: Path, monkeypatch: pytest.Mon
         (["--set", "cluster.address=ray://10.0.0.1:10001"], "address: ray://10.0.0.1:10001: run the driver on a machine of the"),
         (["--set", "cluster.address=somewhere"], "address: somewhere: expected local, auto or host:port"),
         (["--out", "s4://bucket/run"], "storage s4://bucket/run: "),
+        (["--out", ""], "out: empty, maybe a variable that isn't set"),
+        (["--cluster", ""], "cluster: empty, maybe a variable that isn't set"),
         (["--out", "/proc/no/run", "--in-process"], "can't write /proc/no/run/"),
         (["--seed", "one"], "Invalid value for '--seed'"),
         (["--seed", "-1"], "seed: -1: "),
@@ -128,7 +130,8 @@ def test_what_a_run_refuses(refused: Callable[..., str], arguments: list[str], s
         ("binary.yaml", "binary.yaml: not a text file"),
         ("broken.yaml", "broken.yaml: not YAML: "),
         ("list.yaml", "list.yaml: holds list, not keys and values"),
-        ("empty.yaml", "empty.yaml: name: missing"),
+        ("cluster.yaml", "cluster.yaml: a cluster file, and no recipe: give it with --cluster"),
+        ("empty.yaml", "empty.yaml: name, data, teacher, batch, recording, backtracking: missing"),
     ],
 )
 def test_what_a_run_refuses_as_a_recipe(
@@ -136,7 +139,13 @@ def test_what_a_run_refuses_as_a_recipe(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.yaml").mkdir()
-    for name, content in {"binary": bytes(range(256)), "broken": b"a: [", "list": b"- 1", "empty": b""}.items():
+    for name, content in {
+        "binary": bytes(range(256)),
+        "broken": b"a: [",
+        "list": b"- 1",
+        "empty": b"",
+        "cluster": b"address: local",
+    }.items():
         (tmp_path / f"{name}.yaml").write_bytes(content)
     before = sorted(tmp_path.rglob("*"))
     answer = command("run", recipe)
@@ -166,7 +175,7 @@ def test_a_file_in_the_place_of_the_folder(refused: Callable[..., str], tmp_path
     (tmp_path / "file").write_text("mine")
     said = refused("--out", out, "--in-process")
     assert f"{tmp_path}/{out}" in said
-    assert "Not a directory" in said
+    assert ("a file, not a folder" if out == "file" else "Not a directory") in said
 
 
 def test_the_recipe_that_a_cluster_file_names(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,7 +276,7 @@ def test_a_wrong_cluster_file(tmp_path: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "name: missing"),
+        (b"", "name, data, teacher, batch, recording, backtracking: missing"),
         (b"- 1\n- 2\n", "holds list, not keys and values"),
         (b"hello", "holds str, not keys and values"),
         (b"a: [", "not YAML: "),
@@ -285,10 +285,10 @@ def test_a_wrong_cluster_file(tmp_path: Path, text: str, said: str) -> None:
         (b"? [1]\n: 2", "not YAML: "),
         (b"[" * 3000, "not YAML: "),
         (bytes(range(256)), "not a text file"),
-        (b"name: !!python/object/apply:os.getcwd []", "not YAML: could not determine a constructor"),
+        (b"name: !!python/object/apply:os.getcwd []", "not YAML: line 1, column 7: could not determine a constructor"),
         (b"name: 2020-02-02", "name: datetime.date(2020, 2, 2): input should be a valid string"),
         (b"name: 2020-02-31", "not YAML: "),
-        (b"1: 2", "name: missing"),
+        (b"1: 2", "name, data, teacher, batch, recording, backtracking: missing"),
     ],
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, said: str) -> None:

@@ -132,7 +132,7 @@ def _join(address: str, modules: Sequence[str]) -> None:
         if "InvalidAuthToken" in cause:
             raise ClusterError(
                 f"address: {address}: the cluster wants a token: set RAY_AUTH_MODE=token, and put its token in ~/.ray/auth_token"
-            ) from error
+            ) from None
         raise ClusterError(f"address: {address}: Ray refused: {_one_line(error)}") from error
     finally:
         if tries is None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+MISSING = ("missing", "missing_argument")
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -18,8 +19,10 @@ def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(key)[:60] for key in keys)
     if problem["type"] in UNKNOWN:
         return f"unknown key {where}{nearest(str(keys[-1]), _keys(kind))}"
-    if problem["type"] in ("missing", "missing_argument"):
-        return f"{where}: missing"
+    if problem["type"] in MISSING:
+        beside = [found["loc"] for found in error.errors(include_url=False) if found["type"] in MISSING]
+        names = [".".join([*where.split(".")[:-1], str(loc[-1])]) for loc in beside if loc[:-1] == problem["loc"][:-1]]
+        return f"{', '.join(names)}: missing"
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if problem["type"].startswith("union_tag_"):
         key = ".".join(filter(None, (where, problem["ctx"]["discriminator"].strip("'"))))

@@ -64,8 +64,23 @@ def is_resolved(found: Any) -> bool:
 def _load(name: str, *, folder: Literal["recipes", "clusters"], model: type[Model], overrides: Sequence[str]) -> Model:
     beside = Path.cwd() if name in shipped(folder) else Path(name).expanduser().absolute().parent
     run = resolved(name, folder=folder)
+    _refuse_the_other_kind(name, folder)
     text = _text(name, folder=folder) if run is None else yaml.safe_dump(run[folder[:-1]])
     return parse(text, model=model, where=name, overrides=overrides, beside=beside)
+
+
+def _refuse_the_other_kind(name: str, folder: Literal["recipes", "clusters"]) -> None:
+    """Raises ConfigError for a cluster file in a recipe's place, or a recipe in a cluster file's."""
+    try:
+        found = limited_yaml.load(_text(name, folder=folder))
+    except NotYaml:
+        return  # parse() says what is wrong
+    keys = found.keys() if isinstance(found, dict) else set()
+    of_recipe, of_cluster = keys & {"teacher", "recording", "backtracking"}, keys & {"address", "storage", "roles", "placement"}
+    if folder == "recipes" and of_cluster and not of_recipe:
+        raise ConfigError(f"{name}: a cluster file, and no recipe: give it with --cluster")
+    if folder == "clusters" and of_recipe and not of_cluster:
+        raise ConfigError(f"{name}: a recipe, and no cluster file: name it without --cluster")
 
 
 def _text(name: str, *, folder: Literal["recipes", "clusters"]) -> str:

@@ -154,7 +154,7 @@ class Recipe(Frozen):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    summary: str
+    summary: str = ""
     data: AnyData
     teacher: AnyTeacher
     student: Student = Student()
