@@ -149,3 +149,20 @@ def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"the teacher's loss is (nan|inf) at step \d+: lower teacher.training.optimiser.lr"):
         train(wild, Folder.at(tmp_path))
     assert Folder.at(tmp_path).names() == []
+
+
+def test_so_many_labels_are_hidden_and_the_others_are_the_images_own() -> None:
+    seen: list[Tensor] = []
+
+    class Watching(nn.Module):
+        def forward(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+            seen.append(condition)
+            return x
+
+    batch = Batch(0, "teacher", 0, 0, 1000)
+    training._loss(DIGITS, Watching(), batch, torch.device("cpu"))
+    own = DIGITS.data.draw(batch).condition
+    assert own is not None
+    hidden = seen[0] == -1
+    assert hidden.float().mean().item() == pytest.approx(DIGITS.label_dropout, abs=0.08)  # five standard deviations
+    assert torch.equal(seen[0][~hidden], own[~hidden])
