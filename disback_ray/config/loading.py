@@ -50,10 +50,7 @@ def recipe_text(name: str) -> str:
 
 def resolved(name: str, *, folder: Literal["recipes", "clusters"] = "recipes") -> dict[str, Any] | None:
     """What a run's config.yaml holds, where `name` is one: recipe, seed and cluster. Raises ConfigError where it is no file."""
-    try:
-        found = limited_yaml.load(_text(name, folder=folder))
-    except NotYaml:
-        return None  # parse() says what is wrong
+    found = _found(_text(name, folder=folder))
     return found if is_resolved(found) else None
 
 
@@ -63,18 +60,25 @@ def is_resolved(found: Any) -> bool:
 
 def _load(name: str, *, folder: Literal["recipes", "clusters"], model: type[Model], overrides: Sequence[str]) -> Model:
     beside = Path.cwd() if name in shipped(folder) else Path(name).expanduser().absolute().parent
-    run = resolved(name, folder=folder)
-    _refuse_the_other_kind(name, folder)
-    text = _text(name, folder=folder) if run is None else yaml.safe_dump(run[folder[:-1]])
+    text = _text(name, folder=folder)
+    found = _found(text)
+    if is_resolved(found):
+        text = yaml.safe_dump(found[folder[:-1]])
+    else:
+        _refuse_the_other_kind(found, name=name, folder=folder)
     return parse(text, model=model, where=name, overrides=overrides, beside=beside)
 
 
-def _refuse_the_other_kind(name: str, folder: Literal["recipes", "clusters"]) -> None:
-    """Raises ConfigError for a cluster file in a recipe's place, or a recipe in a cluster file's."""
+def _found(text: str) -> Any:
+    """The values in a text; None where it is no YAML: parse() says what is wrong."""
     try:
-        found = limited_yaml.load(_text(name, folder=folder))
+        return limited_yaml.load(text)
     except NotYaml:
-        return  # parse() says what is wrong
+        return None
+
+
+def _refuse_the_other_kind(found: Any, *, name: str, folder: Literal["recipes", "clusters"]) -> None:
+    """Raises ConfigError for a cluster file in a recipe's place, or a recipe in a cluster file's."""
     keys = found.keys() if isinstance(found, dict) else set()
     of_recipe, of_cluster = keys & {"teacher", "recording", "backtracking"}, keys & {"address", "storage", "roles", "placement"}
     if folder == "recipes" and of_cluster and not of_recipe:
