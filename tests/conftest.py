@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"  # or the first private cluster writes a token into the home folder
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or a stray call of ray's connects to whatever Ray this machine saw last
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112 (a dozen processes a driver, unused)
 
