@@ -76,22 +76,26 @@ def ddim(
     condition: Tensor | None = None,
     *,
     sigmas: Tensor,
+    ends: Tensor | None = None,
     start: float,
     clip: float | None = None,
 ) -> Tensor:
     """Deterministic first-order sampling. Song et al. 2021, DDIM, Eq. 12 with η = 0; under VE noise it is Euler's method.
 
-    latents: [B, …], unit Gaussian noise → samples [B, …]. sigmas: [steps + 1], falling. start: what the latents are scaled by, that is
-    √(1 + σ²) for a VP model's unit noise, or σ. clip: D is cut to ± this, while the noise that goes on is that of the uncut D, as in
-    diffusers. The state is float64, `denoise` gets float32. Costs `steps` evaluations.
+    latents: [B, …], unit Gaussian noise → samples [B, …]. sigmas: [steps + 1], falling; or [steps], and the σ at which each one's step
+    ends in `ends`. Where that isn't the next one's, x_vp = x / √(1 + σ²) stays as it is; so it does at the end. start: what the latents
+    are scaled by, that is √(1 + σ²) for a VP model's unit noise, or σ. clip: D is cut to ± this, while the noise that goes on is that of
+    the uncut D, as in diffusers. The state is float64, `denoise` gets float32. Costs `steps` evaluations.
     """
+    visited, ends = (sigmas[:-1], sigmas[1:]) if ends is None else (sigmas, ends)
     x: Tensor = latents.double() * start
-    for now, then in pairwise(sigmas.tolist()):
+    for now, end, then in zip(visited.tolist(), ends.tolist(), [*visited[1:].tolist(), 0.0], strict=True):
         level = torch.full((len(x),), now, dtype=torch.float32, device=x.device)
         denoised = denoise(x.float(), level, condition).double()
         noise = (x - denoised) / now
-        x = (denoised if clip is None else denoised.clamp(-clip, clip)) + then * noise
-    return x / math.sqrt(1 + sigmas[-1].item() ** 2) if sigmas[-1] > 0 else x
+        x = (denoised if clip is None else denoised.clamp(-clip, clip)) + end * noise
+        x = x * math.sqrt((1 + then**2) / (1 + end**2))
+    return x
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
@@ -98,21 +99,31 @@ class DDIMSettings:
 
     def times(self, steps: int, schedule: VPSchedule) -> Tensor:
         """The times that are visited: int64 [steps], falling."""
+        return self._visited(steps, schedule).clamp(0, schedule.steps - 1)
+
+    def sigmas(self, steps: int, schedule: VPSchedule) -> tuple[Tensor, Tensor]:
+        """Their σ, and that at which each one's step ends: [steps] and [steps], float64, falling.
+
+        As in diffusers, a step is T // steps times long wherever the next time lies: with `trailing` and `linspace` that is not quite
+        there, and x_vp goes on as it is.
+        """
+        table, most = schedule.sigmas, schedule.steps - 1
+        visited = self._visited(steps, schedule)
+        ends = visited - schedule.steps // steps
+        last = 0.0 if self.to_zero else schedule.sigma_min
+        return table[visited.clamp(0, most)], torch.where(ends < 0, last, table[ends.clamp(0, most)])
+
+    def _visited(self, steps: int, schedule: VPSchedule) -> Tensor:
+        """In numpy, as diffusers has it: half times are rounded as its floating-point numbers fall."""
         count = schedule.steps
         assert 1 <= steps <= count, (steps, count)
-        turn = torch.arange(steps, dtype=torch.float64, device=CPU)
         if self.spacing == "leading":
-            times = (turn * (count // steps)).flip(0) + self.offset
+            times = np.arange(steps - 1, -1, -1.0) * (count // steps) + self.offset
         elif self.spacing == "trailing":
-            times = (count - turn * count / steps).round() - 1
+            times = np.arange(count, 0, -count / steps)[:steps].round() - 1  # which may have one too many, beyond time 0
         else:
-            times = torch.linspace(count - 1, 0, steps, dtype=torch.float64, device=CPU).round()
-        return times.long().clamp(0, count - 1)
-
-    def sigmas(self, steps: int, schedule: VPSchedule) -> Tensor:
-        """Their σ, and that at which the last step ends: [steps + 1], float64, falling."""
-        last = 0.0 if self.to_zero else schedule.sigma_min
-        return torch.cat([schedule.sigmas[self.times(steps, schedule)], torch.tensor([last], dtype=torch.float64, device=CPU)])
+            times = np.linspace(0, count - 1, steps).round()[::-1]
+        return torch.from_numpy(times.astype(np.int64))
 
 
 # Tables are made once for a schedule and a device.

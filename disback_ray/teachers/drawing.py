@@ -65,9 +65,9 @@ def draw_from_teacher(
         return x0.clamp(-1, 1)
     chosen, denoise = sampler or sampler_of(denoiser), guided(denoiser, guidance)
     if chosen == "ddim" and isinstance(denoiser, VPTablePrecond):
-        sigmas = denoiser.ddim.sigmas(steps, denoiser.schedule)
+        sigmas, ends = denoiser.ddim.sigmas(steps, denoiser.schedule)
         start = math.sqrt(1 + float(sigmas[0]) ** 2)  # the latents are x_vp at the first time
-        return ddim(denoise, latents, condition, sigmas=sigmas, start=start, clip=denoiser.ddim.clip).to(latents)
+        return ddim(denoise, latents, condition, sigmas=sigmas, ends=ends, start=start, clip=denoiser.ddim.clip).to(latents)
     if chosen == "ddim":
         sigmas = karras_sigmas(steps, sigma_min=low, sigma_max=high)
         return ddim(denoise, latents, condition, sigmas=sigmas, start=high).to(latents)

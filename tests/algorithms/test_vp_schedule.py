@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+from torch import Tensor
 
+from disback_ray.algorithms.sampling import ddim
 from disback_ray.algorithms.vp_schedule import DDIMSettings, VPSchedule
 
 DDPM = VPSchedule()
@@ -61,16 +63,32 @@ def test_the_table_does_not_depend_on_torch_s_default_device() -> None:
         assert VPSchedule(steps=7).alphas_cumprod.device.type == "cpu"
 
 
-@pytest.mark.parametrize("steps", [1, 10, 25, 500])
-@pytest.mark.parametrize(("spacing", "offset", "to_zero"), [("leading", 0, True), ("leading", 1, False), ("trailing", 0, True)])
-def test_ddim_visits_the_times_that_diffusers_does(spacing: str, offset: int, to_zero: bool, steps: int) -> None:
-    theirs = DDIMScheduler(timestep_spacing=spacing, steps_offset=offset, set_alpha_to_one=to_zero)
+SPACINGS = [("leading", 0, True), ("leading", 1, False), ("trailing", 0, True), ("trailing", 0, False), ("linspace", 0, False)]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 48, 103])
+@pytest.mark.parametrize(("spacing", "offset", "to_zero"), SPACINGS)
+def test_ddim_goes_as_diffusers_does(spacing: str, offset: int, to_zero: bool, steps: int) -> None:
+    """The times that are visited, and where all of the steps lead with a network of which only the answer counts.
+
+    Of so many steps that don't divide 1000 a step of diffusers' doesn't end at the next time. At 48 and 103 times fall on halves.
+    """
+    theirs = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", timestep_spacing=spacing, steps_offset=offset,
+                           set_alpha_to_one=to_zero, clip_sample=False)  # fmt: skip
     theirs.set_timesteps(steps)
     ours = DDIMSettings(spacing, offset, to_zero)  # type: ignore[arg-type]
-    assert ours.times(steps, DDPM).tolist() == theirs.timesteps.tolist()
-    assert float(ours.sigmas(steps, DDPM)[-1]) == pytest.approx(math.sqrt(1 / float(theirs.final_alpha_cumprod) - 1), abs=1e-6)
+    times = theirs.timesteps[:steps]  # of 103 `trailing` ones there is one more, which is -1
+    assert ours.times(steps, STABLE_DIFFUSION).tolist() == times.tolist()
 
+    def denoise(x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
+        return torch.sin(3 * x / (1 + sigma[:, None]))
 
-def test_evenly_from_end_to_end() -> None:
-    times = DDIMSettings("linspace").times(4, DDPM)
-    assert times.tolist() == [999, 666, 333, 0]
+    z = torch.linspace(-2, 2, 8, dtype=torch.float64).reshape(4, 2)
+    x_vp = z
+    for time in times:
+        sigma = STABLE_DIFFUSION.sigmas[time].expand(4)
+        x = x_vp * torch.hypot(sigma, torch.ones(4))[:, None]
+        x_vp = theirs.step((x - denoise(x, sigma, None)) / sigma[:, None], int(time), x_vp).prev_sample
+    sigmas, ends = ours.sigmas(steps, STABLE_DIFFUSION)
+    start = math.sqrt(1 + float(sigmas[0]) ** 2)
+    torch.testing.assert_close(ddim(denoise, z, sigmas=sigmas, ends=ends, start=start), x_vp, rtol=0, atol=1e-4)

@@ -140,7 +140,7 @@ def test_what_the_folder_does_not_tell_is_asked_for(folder: Path) -> None:
         {"clip_sample": True},
         {"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False, "beta_schedule": "scaled_linear"},
         {"timestep_spacing": "trailing", "clip_sample_range": 0.5},
-        {"prediction_type": "v_prediction", "clip_sample": False},
+        {"prediction_type": "v_prediction", "clip_sample": False, "timestep_spacing": "linspace"},
         {"prediction_type": "sample", "beta_schedule": "squaredcos_cap_v2"},
     ],
 )
