@@ -131,6 +131,12 @@ def sample(
         float | None,
         typer.Option(help="Of a text-to-image teacher to its prompts (classifier-free); 1 for none, 8 by default."),
     ] = None,
+    scalings: Annotated[
+        Literal["boundary", "standard"] | None,
+        typer.Option(
+            help="Of openai's .pt, which doesn't tell: standard for a diffusion model (edm_*.pt), else boundary, a consistency model's."
+        ),
+    ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(help="Of a text-to-image model, in place of those it was trained with. Repeatable: taken in turn."),
@@ -146,7 +152,7 @@ def sample(
 
     if not out.endswith((".png", ".npz")):
         raise ConfigError(f"--out {out}: name a .png or an .npz file")
-    found = load_model(model, steps=steps, sampler=sampler, guidance=guidance, trust_modules=trust_modules)
+    found = load_model(model, steps=steps, sampler=sampler, guidance=guidance, scalings=scalings, trust_modules=trust_modules)
     save_samples(found, n, seed=seed, out=out, prompts=prompt)
     print(out)
 

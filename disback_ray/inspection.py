@@ -82,7 +82,7 @@ def _file(name: str) -> Facts:
         facts["images"] += (
             f" (not in the file: as its attention is at 32, 16 and 8 pixels in openai's; else teacher.expects.resolution: {side})"
         )
-        facts["network"] += ", or a diffusion model's (teacher.scalings): the file doesn't tell"
+        facts["network"] += ", or a diffusion model's: the file doesn't tell (teacher.scalings, sample --scalings)"
     return facts
 
 

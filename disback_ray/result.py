@@ -16,6 +16,7 @@ from disback_ray.algorithms.records import Drawn
 from disback_ray.algorithms.sampling import classes_evenly, draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import CheckpointError, ConfigError, NonFiniteError
+from disback_ray.networks.imported import Scalings
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.pictures import image_grid, snapshots
 from disback_ray.prompting import as_images, hearing, text_network_of
@@ -194,19 +195,23 @@ def load_teacher(
     steps: int | None = None,
     sampler: Sampler | None = None,
     guidance: float | None = None,
+    scalings: Scalings | None = None,
     trust_modules: bool = False,
 ) -> TeacherModel:
     """A teacher from its owners' file or folder, by its id on the Hugging Face Hub, or from the folder that a run made of it.
 
     steps, sampler: of a diffusion model; by default what its owners draw with, in 18 steps of Heun's method or 50 of DDIM.
     guidance: of a text-to-image teacher to its prompts, classifier-free; 1 for none, by default 8.
+    scalings: of openai's .pt, which doesn't tell: 'boundary' (the default) of a consistency model, 'standard' of a diffusion model.
     trust_modules: it may be a module of the user's own, whose code is then run.
-    Raises CheckpointError where there is none, ConfigError where steps, sampler or guidance don't fit it.
+    Raises CheckpointError where there is none, ConfigError where steps, sampler, guidance or scalings don't fit it.
     """
-    denoiser, spec = _teacher(str(where), trust_modules=trust_modules)
+    denoiser, spec = _teacher(str(where), scalings=scalings, trust_modules=trust_modules)
     if draws_in_one_step(denoiser) and (steps not in (None, 1) or sampler is not None):
         given = f"--sampler {sampler}" if sampler else f"--steps {steps}"
-        raise ConfigError(f"{given}: {where} is a consistency model, and draws in one step")
+        raise ConfigError(
+            f"{given}: {where} is a consistency model, and draws in one step; a diffusion model's .pt: --scalings standard"
+        )
     chosen = sampler or sampler_of(denoiser)
     most = most_steps(denoiser, chosen)
     if steps is not None and not 1 <= steps <= most:
@@ -226,11 +231,14 @@ def _guidance(asked: float | None, spec: DenoiserSpec, where: str | Path) -> flo
     return asked
 
 
-def _teacher(where: str, *, trust_modules: bool) -> tuple[nn.Module, DenoiserSpec]:
+def _teacher(where: str, *, scalings: Scalings | None, trust_modules: bool) -> tuple[nn.Module, DenoiserSpec]:
     folder, name = Folder.of_file(where)
-    if folder.size(name) is not None:
-        data = read_file(where)
-        found = read_teacher(data, name=where, format=format_of(data, name=where), expected=Expected())
+    data = read_file(where) if folder.size(name) is not None else None
+    format = format_of(data, name=where) if data is not None else None
+    if scalings is not None and format != "consistency":
+        raise ConfigError(f"--scalings {scalings}: only openai's .pt files don't tell theirs; leave it out for {where}")
+    if data is not None and format is not None:
+        found = read_teacher(data, name=where, format=format, scalings=scalings or "boundary", expected=Expected())
     elif is_diffusers(where):
         with diffusers_folder(where) as path:
             if is_pipeline(path):
@@ -252,13 +260,16 @@ def load_model(
     steps: int | None = None,
     sampler: Sampler | None = None,
     guidance: float | None = None,
+    scalings: Scalings | None = None,
     trust_modules: bool = False,
 ) -> Model:
-    """A teacher, or a run. Raises what load_teacher and load_run raise, and ConfigError for steps, a sampler or guidance of a run."""
+    """A teacher, or a run. Raises what load_teacher and load_run raise, and ConfigError for what is only a teacher's where it is a run."""
     folder, name = Folder.of_file(where)
     if folder.size(name) is not None or Folder.at(where).has(SETTINGS_OF_DENOISER) or is_diffusers(str(where)):
-        return load_teacher(where, steps=steps, sampler=sampler, guidance=guidance, trust_modules=trust_modules)
-    for name, value in (("steps", steps), ("sampler", sampler), ("guidance", guidance)):
+        return load_teacher(
+            where, steps=steps, sampler=sampler, guidance=guidance, scalings=scalings, trust_modules=trust_modules
+        )
+    for name, value in (("steps", steps), ("sampler", sampler), ("guidance", guidance), ("scalings", scalings)):
         if value is not None:
             raise ConfigError(f"--{name} {value}: a run's generator draws in one step, unguided; {name} is a teacher's")
     return load_run(where, trust_modules=trust_modules)

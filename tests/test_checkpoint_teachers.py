@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,7 +15,7 @@ from torch import Tensor
 
 import disback_ray
 from disback_ray.algorithms.records import Drawn
-from disback_ray.algorithms.sampling import classes_evenly, draw_in_chunks
+from disback_ray.algorithms.sampling import classes_evenly, draw_in_chunks, heun
 from disback_ray.cli import main
 from disback_ray.config import ClusterConfig, Recipe, load_recipe, parse
 from disback_ray.errors import CheckpointError, ConfigError, DisbackError, RunFolderError
@@ -24,6 +25,7 @@ from disback_ray.networks.edm import build_edm
 from disback_ray.result import load_model, load_teacher
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, import_teacher, read_teacher
+from disback_ray.teachers.consistency import read_consistency_checkpoint
 from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.teachers.edm_pickle import read_edm_pickle
 from disback_ray.teachers.edm_writer import edm_pickle
@@ -388,6 +390,16 @@ def test_steps_are_for_those_that_take_several(tmp_path: Path) -> None:
     for options in ({"steps": 2}, {"sampler": "ddim"}):
         with pytest.raises(ConfigError, match="draws in one step"):
             load_model(file, **options)  # type: ignore[arg-type]
+    options = ["--n", "2", "--steps", "3", "--scalings", "standard", "--out", str(tmp_path / "x.npz")]
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", str(file), *options])
+    assert ended.value.code == 0
+    wanted, cpu = Drawn(torch.empty(2, 3, 16, 16), None), torch.device("cpu")
+    theirs = read_consistency_checkpoint(file, kind="standard").denoiser  # openai's diffusion models have EDM's factors
+    drawn = draw_in_chunks(lambda z, _: heun(theirs, z, steps=3), wanted, seed=0, device=cpu)
+    assert np.allclose(np.load(tmp_path / "x.npz")["x"], drawn.numpy(), atol=1e-5)
+    with pytest.raises(ConfigError, match=r"--scalings standard: only openai's \.pt files don't tell theirs"):
+        load_model(edm_file(tmp_path, "edm_ddpmpp_uncond")[0], scalings="standard")
     with pytest.raises(ConfigError, match="at least one"):
         load_model(edm_file(tmp_path, "edm_ddpmpp_uncond")[0], steps=0)
     with pytest.raises(CheckpointError, match="no run"):

@@ -76,7 +76,7 @@ def test_a_consistency_file_and_what_it_does_not_tell(tmp_path: Path) -> None:
     (tmp_path / "cd.pt").write_bytes(consistency(half=True))
     facts = inspect(tmp_path / "cd.pt")
     assert facts["kind"] == "consistency file: teacher.format: consistency"
-    assert facts["network"].startswith("openai's ADM, consistency model, or a diffusion model's (teacher.scalings)")
+    assert facts["network"].startswith("openai's ADM, consistency model, or a diffusion model's: the file doesn't tell")
     assert facts["images"].startswith("3 × 16 × 16 (channels, height, width), in [-1, 1] (not in the file: ")
     assert facts["precision"].startswith("float16 in the file; float32 here")
     assert (facts["conditioning"], facts["σ"]) == ("none", "0.002 … 80 when sampled; σ_data 0.5")
