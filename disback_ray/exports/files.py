@@ -43,7 +43,7 @@ from pathlib import Path
 
 facts = json.loads(Path("{FACTS}").read_text("utf-8"))
 weights = {load}
-# network = {name.partition(":")[2] or name}(**facts["network"]["arguments"]); network.load_state_dict(weights)
+# {layout.load.format(name=name.partition(":")[2] or name)}
 ```
 
 One step: {layout.how}."""

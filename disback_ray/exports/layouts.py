@@ -16,11 +16,15 @@ from disback_ray.networks.text_unet import TextUNetSpec
 
 @dataclass(frozen=True)
 class Layout:
-    """weights: by the owners' names; network: whose class they are of, and its constructor's arguments; how: to call it, in a line."""
+    """weights: by the owners' names; network: whose class they are of, and its constructor's arguments; how: to call it, in a line.
+
+    load: the line that gives that network the weights.
+    """
 
     weights: dict[str, Tensor]
     network: dict[str, Any]
     how: str
+    load: str = 'network = {name}(**facts["network"]["arguments"]); network.load_state_dict(weights)'
 
 
 def owners_layout(student: Student) -> Layout:
@@ -52,7 +56,12 @@ def _of_denoiser(student: Student, spec: DenoiserSpec, sigma: str) -> Layout:
             f"x_0 = D({float(student.network.scale):.8g} z, {sigma}, prompt): the U-Net predicts {network.prediction} at its time"  # type: ignore[arg-type]
         )
         if network.lora is not None:
-            return Layout(lora_weights(student), _network("diffusers", "pipeline.load_lora_weights", network.lora), how)
+            ranks = {
+                "lora_alpha": network.lora["r"],
+                "alpha_pattern": network.lora["rank_pattern"],
+            }  # the weights have α / rank in them
+            theirs = _network("peft", "LoraConfig", network.lora | ranks)
+            return Layout(lora_weights(student), theirs, how, "pipeline.load_lora_weights(weights)")
         return Layout(whole_weights(student), _network("diffusers", "UNet2DConditionModel", network.config), how)
     if isinstance(network, ModuleSpec):
         how = f"x_0 = D({sigma} z, {sigma}, class ids) of what it predicts, {network.prediction}"

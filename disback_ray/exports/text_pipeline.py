@@ -71,9 +71,16 @@ def text_spec(student: Student) -> TextUNetSpec:
 
 
 def lora_weights(student: Student) -> dict[str, Tensor]:
-    """Those of a LoRA by the names that diffusers publishes."""
-    own = {name: tensor for name, tensor in _unet(student).state_dict().items() if LORA_MARK in name}
-    return {f"unet.{name.replace('.default.', '.')}": tensor.contiguous() for name, tensor in own.items()}
+    """Those of a LoRA by the names that diffusers publishes. α / rank is in B: of a file without α every layer's factor is 1."""
+    unet, made = _unet(student), {}
+    for name, tensor in unet.state_dict().items():
+        layer, mark, half = name.partition(LORA_MARK)
+        if mark:
+            scaling: dict[str, float] = unet.get_submodule(layer).scaling  # type: ignore[assignment]  # PEFT's
+            made[f"unet.{name.replace('.default.', '.')}"] = (
+                tensor * scaling["default"] if half[0] == "B" else tensor
+            ).contiguous()
+    return made
 
 
 def whole_weights(student: Student) -> dict[str, Tensor]:

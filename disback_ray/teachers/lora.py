@@ -19,7 +19,7 @@ from disback_ray.teachers.hub import is_hub_id
 FILE = "pytorch_lora_weights.safetensors"
 PEFTS = "base_model.model."
 TEXT_ENCODER = "one of the text encoder isn't supported"
-KEPT = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
+ATTENTION = re.compile(r"\.processor\.to_(q|k|v|out)_lora\.down\.weight")
 
 
 def read_lora(where: str, unet: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -45,6 +45,7 @@ def read_lora(where: str, unet: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         network = diffusers().UNet2DConditionModel.from_config(unet)
     network = network.to_empty(device="cpu")  # memory that nobody writes to: PEFT would put LoRA's own weights on `meta` as well
     try:
+        alphas = {_layer_of(name): alpha for name, alpha in (alphas or {}).items()}
         network.load_lora_adapter(named, prefix="unet", network_alphas=alphas, adapter_name="default")
         config = network.peft_config["default"].to_dict()
     except Exception as error:  # PEFT and torch have no common error for a LoRA that doesn't fit
@@ -60,8 +61,30 @@ def read_lora(where: str, unet: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         )
     if broken := next((name for name, tensor in found.items() if not torch.isfinite(tensor).all()), None):
         raise CheckpointError(f"{where}: weight {broken} has NaN or Inf")
-    settings = {key: sorted(config[key]) if key == "target_modules" else config[key] for key in KEPT}
-    return settings, {f"{UNET}{name}": tensor.detach().float() for name, tensor in found.items()}
+    return _settings(network) | {"target_modules": sorted(config["target_modules"])}, {
+        f"{UNET}{name}": tensor.detach().float() for name, tensor in found.items()
+    }
+
+
+def _layer_of(alpha: str) -> str:
+    """The name of an α as PEFT finds its layer by it. That of attention's layers is an old one in diffusers, and their α would be lost."""
+    return ATTENTION.sub(lambda found: f".to_{found[1]}{'.0' if found[1] == 'out' else ''}", alpha)
+
+
+def _settings(network: Any) -> dict[str, Any]:
+    """The layers' rank and α as LoraConfig takes them: what most have, and the others'. The same for the same file in every process."""
+    layers = {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}
+    ranks = {name: layer.r["default"] for name, layer in layers.items()}
+    alphas = {name: layer.lora_alpha["default"] for name, layer in layers.items()}
+    (rank, other_ranks), (alpha, other_alphas) = _parted(ranks), _parted(alphas)
+    return {"r": rank, "lora_alpha": alpha, "rank_pattern": other_ranks, "alpha_pattern": other_alphas}
+
+
+def _parted(values: dict[str, float]) -> tuple[float, dict[str, float]]:
+    """What most have, and those that have another."""
+    every = list(values.values())
+    usual = max(sorted(set(every)), key=every.count)
+    return usual, {name: value for name, value in values.items() if value != usual}
 
 
 def _content(where: str) -> bytes:

@@ -11,19 +11,26 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from disback_ray.actors.generator import Generator, GeneratorSettings
 from disback_ray.actors.prompt_encoder import PromptEncoder, encode_all
+from disback_ray.algorithms.learner import trained
+from disback_ray.algorithms.noise import Batch
+from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.algorithms.records import Drawn, Field
 from disback_ray.data.prompts import PromptsData
 from disback_ray.errors import CheckpointError, ConfigError
-from disback_ray.exports.text_pipeline import without_variant
+from disback_ray.exports.student import Student
+from disback_ray.exports.text_pipeline import lora_weights, without_variant
 from disback_ray.hugging_face import diffusers
 from disback_ray.networks.prompt_table import SHARD, PromptTable
-from disback_ray.networks.spec import DenoiserSpec, OneStep
+from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, OneStep
 from disback_ray.networks.text_unet import LORA_MARK, TextUNetSpec
 from disback_ray.storage import Folder
 from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.teachers.guidance import guided
 from disback_ray.teachers.latents import LatentDecoder
 from disback_ray.teachers.saved import load_denoiser, load_spec
+from disback_ray.teachers.saved_generator import load_generator
 from disback_ray.teachers.text_teacher import ExpectedPipeline, import_text_teacher, is_encoded, save_lora_student
 from disback_ray.tiny_pipelines import Family, write_lora, write_pipeline
 
@@ -92,11 +99,15 @@ def latents(count: int) -> torch.Tensor:
 def test_prompts_are_encoded_as_the_pipeline_does(kind: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
     """More of them than a shard holds. The last numbers are no prompt: zeros for SDXL, the encoded empty one for SD."""
     prompts = [f"the cat {number}" for number in range(SHARD + 3)]
-    network = network_of(teach(Folder.at(tmp_path), saved(kind), prompts))
+    where = shutil.copytree(saved(kind), tmp_path / "pipeline")
+    index = json.loads((where / "model_index.json").read_text())
+    index.pop("force_zeros_for_empty_prompt", None)  # zeros by default, for SDXL
+    (where / "model_index.json").write_text(json.dumps(index))
+    network = network_of(teach(Folder.at(tmp_path / "cache"), where, prompts))
     table = PromptTable(Folder(network.prompts))
     chosen = torch.tensor([0, 7, SHARD - 1, SHARD, SHARD + 2, -1])
     found = table.rows(chosen)
-    pipe = pipe_of(saved(kind))
+    pipe = pipe_of(where)
     with torch.no_grad():
         theirs = pipe.encode_prompt(
             [prompts[i] for i in chosen[:-1]], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True
@@ -175,6 +186,67 @@ def as_kohya(weights: dict[str, torch.Tensor], *, alpha: float) -> dict[str, tor
         converted[f"{kohya}.lora_{'down' if part.startswith('A') else 'up'}.weight"] = tensor.contiguous()
         converted[f"{kohya}.alpha"] = torch.tensor(alpha)
     return converted
+
+
+def deltas(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What a LoRA adds to the weights of each layer, by PEFT."""
+    layers = {name: module for name, module in unet.named_modules() if hasattr(module, "lora_A")}
+    return {name: layer.get_delta_weight(layer.active_adapters[0]) for name, layer in layers.items()}  # type: ignore[operator, union-attr, index]
+
+
+def test_each_layer_of_a_lora_has_its_own_rank_and_alpha_and_the_export_too(
+    saved: Callable[[str], Path], taught: Callable[[str], Folder], tmp_path: Path
+) -> None:
+    """(α / rank) B A, from the file by hand; with its α diffusers itself gives attention's layers the other layers'."""
+    write_lora(tmp_path)
+    file, mixed, expected = tmp_path / "pytorch_lora_weights.safetensors", {}, {}
+    plain = load_file(file)
+    for turn, name in enumerate(sorted(name for name in plain if ".lora_A." in name)):
+        rank, alpha = (64, 16, 8)[turn % 3], (8.0, 24.0)[turn % 2]
+        down, up = plain[name][:rank], plain[name.replace("lora_A", "lora_B")][:, :rank]
+        mixed |= as_kohya({name: down, name.replace("lora_A", "lora_B"): up}, alpha=alpha)
+        expected[name.removeprefix("unet.").partition(".lora_")[0]] = alpha / rank * (up.flatten(1) @ down.flatten(1))
+    save_file(mixed, file)
+    folder = save_lora_student(taught("sd").parent, taught("sd"), str(tmp_path))
+    spec, denoiser = load_spec(folder), load_denoiser(folder)
+    one_step = OneStep(denoiser, sigma_init=14.6, unit_noise=True)
+    student = Student(GeneratorSpec(spec, spec.shape, spec.classes, 14.6, unit_noise=True), one_step, "mine", 0, "")
+    pipe = pipe_of(saved("sd"))
+    pipe.load_lora_weights(lora_weights(student))
+    for found in (deltas(denoiser.model.unet), deltas(pipe.unet)):  # type: ignore[arg-type]
+        assert found.keys() == expected.keys()
+        for layer, delta in found.items():
+            torch.testing.assert_close(delta.flatten(1), expected[layer], rtol=1e-4, atol=1e-5, msg=layer)
+
+
+def test_the_average_of_an_adapter_is_what_a_student_draws_with_and_keeps(
+    taught: Callable[[str], Folder], tmp_path: Path
+) -> None:
+    write_lora(tmp_path)
+    folder = save_lora_student(taught("sd").parent, taught("sd"), str(tmp_path))
+    spec = load_spec(folder)
+    student = GeneratorSpec(spec, spec.shape, spec.classes, 14.6, unit_noise=True)
+    settings = GeneratorSettings(student, 2, 2, OptimiserSettings(lr=1.0, kind="sgd"), ema=0.15, seed=0)
+    role = Generator(settings, start=folder)
+    raw = [{name: tensor.clone() for name, tensor in trained(role.network).items()}]
+    for step in range(2):
+        batch = Batch(0, "backtracking", step, 0, 2)
+        role.propose(batch)
+        role.descend(Field(batch, 0.1 * batch.normal("field", spec.shape), 1.0))
+        role.commit(step)
+        raw.append({name: tensor.clone() for name, tensor in trained(role.network).items()})
+    first = {name: 0.1 * raw[0][name] + 0.9 * raw[1][name] for name in raw[0]}  # the decay's ramp begins at 1 / 10
+    averaged = {name: 0.15 * first[name] + 0.85 * raw[2][name] for name in raw[0]}
+    wanted = Drawn(torch.empty(2, *spec.shape), torch.tensor([0, 2]))
+    drawn = role.draw(wanted, seed=5).x
+    role.export(Folder.at(tmp_path / "generator"))
+    _, kept = load_generator(Folder.at(tmp_path / "generator"), trust_modules=False)
+    z = Batch(5, "draw", 0, 0, 2).normal("z", spec.shape)
+    with torch.no_grad():
+        torch.testing.assert_close(kept(z, wanted.condition), drawn, rtol=1e-4, atol=1e-4)
+        by_hand = torch.func.functional_call(role.network, averaged, (z, wanted.condition))
+        torch.testing.assert_close(by_hand, drawn, rtol=1e-4, atol=1e-4)
+        assert (role.network(z, wanted.condition) - drawn).abs().max() > 1e-2, "the average lags behind"
 
 
 def test_guidance_is_the_formula_and_none_is_the_denoiser(taught: Callable[[str], Folder]) -> None:
