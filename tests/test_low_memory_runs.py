@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from disback_ray.actors.calls import starts
+from disback_ray.actors.fake_score import FakeScore
 from disback_ray.config import load_recipe, shipped
 from disback_ray.errors import ConfigError
 
@@ -55,11 +57,33 @@ def test_a_run_that_stopped_goes_on_to_the_same_end(lean: Path, tiny: Any, tmp_p
     tiny.assert_equal(again, lean, pictures=False)
 
 
-@pytest.mark.parametrize("start", ["teacher", "random"])
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None]]:
+    """The stages that s_φ begins from here on, each with its node."""
+    made: list[tuple[str, int | None]] = []
+    begin = FakeScore.begin
+
+    @starts
+    def noted(self: FakeScore, stage: str, *, node: int | None) -> dict[str, float]:
+        made.append((stage, node))
+        return begin(self, stage, node=node)
+
+    monkeypatch.setattr(FakeScore, "begin", noted)
+    return made
+
+
+def test_by_default_s_phi_starts_at_the_path_s_end(tiny: Any, tmp_path: Path, begun: list[tuple[str, int | None]]) -> None:
+    few = ("recording.steps=3", "recording.at=[1,3]", "backtracking.steps=2", "backtracking.steps_per_node=1")
+    tiny.run("ring8", tmp_path / "run", *few, "evaluation.every=1")
+    assert begun == [("recording", 0), ("backtracking", 2)]
+
+
+@pytest.mark.parametrize(("start", "node"), [("teacher", 0), ("random", None)])
 def test_another_start_of_s_phi_is_another_run_towards_the_same_targets(
-    tiny: Any, ring8: Path, tmp_path: Path, start: str
+    tiny: Any, ring8: Path, tmp_path: Path, begun: list[tuple[str, int | None]], start: str, node: int | None
 ) -> None:
     tiny.run("ring8", tmp_path / start, f"backtracking.fake_init={start}")
+    assert begun == [("recording", 0), ("backtracking", node)]
     ours, theirs = tiny.summary(tmp_path / start), tiny.summary(ring8)
     assert ours["switches"] == theirs["switches"]
     assert ours["digest"] != theirs["digest"]

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+import math
 import shutil
 import weakref
 from pathlib import Path
@@ -16,13 +17,16 @@ from safetensors.torch import load_file
 import disback_ray
 from disback_ray import theatre
 from disback_ray.actors import prompt_encoder
+from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.actors.parts import Places, parts
-from disback_ray.algorithms.noise import Batch
+from disback_ray.algorithms.noise import Batch, add_noise
+from disback_ray.algorithms.records import Sample
 from disback_ray.config import ClusterConfig, load_recipe
 from disback_ray.exports.export import export
 from disback_ray.hugging_face import diffusers
 from disback_ray.inspection import inspect
 from disback_ray.storage import Folder
+from disback_ray.tiny import tiny_overrides
 
 NAME = "sd15-lcm-lora"
 
@@ -67,16 +71,37 @@ def test_prompts_are_encoded_once_and_only_the_lora_is_trained(
     assert again.digest == here.digest
 
 
-def test_guidance_is_the_targets_alone(storage: Path, here: disback_ray.RunResult) -> None:
-    from disback_ray.tiny import tiny_overrides
-
+def test_guidance_is_the_targets_alone_and_a_recipe_s_settings_reach_the_roles(
+    storage: Path, here: disback_ray.RunResult
+) -> None:
     cache = Folder.at(storage / "teachers")
     tiny = tiny_overrides(load_recipe(NAME), cache)
-    recipe = load_recipe(NAME, overrides=[*tiny, "teacher.guidance=3", "teacher.path_guidance=2"])
+    guided = ["teacher.guidance=3", "teacher.path_guidance=2", "precision={teacher: bf16, path_node: bf16}"]
+    recipe = load_recipe(NAME, overrides=[*tiny, *guided])
     made = parts(recipe, Places(cache / here.summary["teacher"], here.folder, cache), seed=0)
     guidance = {name: arguments.get("guidance") for name, (_, arguments) in made.items()}
     assert guidance == {"teacher": 3.0, "path_node": 2.0, "fake_score": None, "generator": None, "evaluator": None}
     assert load_recipe(NAME, overrides=[*tiny, "teacher.guidance=3"]).teacher.nodes_guidance == 3.0  # type: ignore[union-attr]
+
+    student = made["generator"][1]["settings"].spec
+    bar = float(diffusers().DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear").alphas_cumprod[999])
+    assert (student.unit_noise, student.sigma_init) == (True, pytest.approx(math.sqrt((1 - bar) / bar), rel=1e-4))
+
+    x0, batch = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), Batch(0, "backtracking", 0, 0, 2)
+    for name, (kind, arguments) in list(made.items())[:2]:
+        role = kind(**arguments)
+        if name == "path_node":
+            role.load(1)
+        denoiser, scale = role.denoiser, arguments["guidance"]
+        assert {weight.dtype for weight in denoiser.parameters() if weight.ndim > 1} == {torch.bfloat16}
+        noisy, told = add_noise(x0, batch, law=recipe.backtracking.noise, tag=SCORE_TAG), torch.tensor([3, 5])
+        with torch.no_grad():
+            unguided, towards = (denoiser(noisy.x_t, noisy.sigma, each) for each in (torch.full((2,), -1), told))
+        variance, guide = noisy.sigma.view(-1, 1, 1, 1) ** 2, (scale - 1) * (towards - unguided)
+        given = role.score(Sample(batch, x0, told, 0)).score
+        assert given.dtype == torch.float32
+        assert (given - (towards + guide - noisy.x_t) / variance).norm() < 0.02 * given.norm()
+        assert (guide / variance).norm() > 0.05 * given.norm(), "it matters"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from disback_ray.algorithms.sampling import classes_evenly
 from disback_ray.cli import main
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.exports.export import Target, export
+from disback_ray.hugging_face import diffusers
 from disback_ray.inspection import inspect
 from disback_ray.networks.consistency_unet import ConsistencyUNet
 from disback_ray.networks.edm import build_edm
@@ -176,7 +177,7 @@ def test_our_own_ddpmpp_is_edm_s(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cm_cond", "cm_uncond_lsun_style"])
 def test_openai_s_u_net_has_its_official_key_layout(tmp_path: Path, name: str) -> None:
-    _, weights, _ = edm(name)
+    spec, weights, _ = edm(name)
     arguments = _architecture(weights, head_channels=16)
     run = of_consistency(tmp_path, name)
     out = export(run, tmp_path / "out", to="state-dict")
@@ -185,7 +186,30 @@ def test_openai_s_u_net_has_its_official_key_layout(tmp_path: Path, name: str) -
     assert all(torch.equal(found[key], weights[key]) for key in weights)
     ConsistencyUNet(**arguments).load_state_dict(found, strict=True)
     theirs = json.loads((out / "model.json").read_text("utf-8"))["network"]["arguments"]
-    assert (theirs["image_size"], theirs["resblock_updown"], theirs["num_head_channels"]) == (16, True, 16)
+    asked = spec.arguments  # of their script, which makes the constructor's of them
+    side = asked["image_size"]
+    assert theirs == {
+        "image_size": side, "in_channels": 3, "out_channels": 3, "model_channels": asked["num_channels"],
+        "num_res_blocks": asked["num_res_blocks"], "channel_mult": [int(each) for each in asked["channel_mult"].split(",")],
+        "attention_resolutions": [side // int(each) for each in asked["attention_resolutions"].split(",")],
+        "num_head_channels": asked["num_head_channels"], "num_classes": 1000 if asked["class_cond"] else None,
+        "use_scale_shift_norm": asked["use_scale_shift_norm"], "resblock_updown": asked["resblock_updown"],
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_ddpm_s_one_step_is_as_its_facts_say(tmp_path: Path) -> None:
+    run = of_ddpm_of_unit_noise(tmp_path)
+    out = export(run, tmp_path / "out", to="state-dict")
+    facts = json.loads((out / "model.json").read_text("utf-8"))
+    scale, sigma = map(float, re.match(r"x_0 = D\((\S+) z, (\S+)\): the U-Net predicts epsilon ", facts["one_step"]).groups())  # type: ignore[union-attr]
+    unet = diffusers().UNet2DModel(**facts["network"]["arguments"]).eval()
+    unet.load_state_dict(torch.load(out / "model.pt", weights_only=True))
+    bars = diffusers().DDPMScheduler().alphas_cumprod
+    time = int(((1 - bars) / bars).sqrt().sub(sigma).abs().argmin())
+    x = scale * Batch(0, "draw", 0, 0, 2).normal("z", (3, 8, 8))
+    x0 = x - sigma * unet(x / (1 + sigma**2) ** 0.5, time).sample
+    torch.testing.assert_close(x0, load_run(run).generate(2, seed=0), rtol=0, atol=1e-4)
 
 
 KINDS: dict[str, tuple[Callable[[Path], Path], str]] = {

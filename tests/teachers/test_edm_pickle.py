@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from disback_ray.errors import CheckpointError
 from disback_ray.networks.edm import build_edm
 from disback_ray.teachers.edm_pickle import read_edm_pickle
+from disback_ray.teachers.edm_symbols import constructors
+from disback_ray.teachers.inert_pickle import read_pickle
 
 PARITY = Path(__file__).parents[1] / "parity"
 NAMES = ["edm_ddpmpp_uncond", "edm_ncsnpp_cond", "edm_adm_cond", "vp_ddpmpp_uncond", "ve_ncsnpp_uncond"]
@@ -309,7 +311,7 @@ BLOBS = {
     "evil in another protocol": (pickle.dumps(Call(eval, "edm_canary()")), "storage"),
     "evil object": (MAGIC + pickle.dumps(Call(eval, "edm_canary()"), protocol=2), "eval"),
     "evil zip": (evil_zip(), "storage"),
-    "honest zip": (zipped(torch.zeros(4)), "storage"),
+    "honest zip": (zipped(torch.zeros(4)._typed_storage()), "storage"),  # type: ignore[attr-defined]
     "tensor": (legacy(torch.zeros(4)), "storage"),
     "integers": (legacy(torch.zeros(4, dtype=torch.int64)._typed_storage()), "storage"),  # type: ignore[attr-defined]
     "huge": (HUGE, "storage"),
@@ -363,6 +365,8 @@ VALUES = {
 @pytest.mark.parametrize("kind", VALUES)
 def test_a_value_of_the_wrong_kind_is_refused(kind: str) -> None:
     refused(dumps({"ema": VALUES[kind]}))
+    with pytest.raises(CheckpointError):  # the value itself, not only as a network
+        read_pickle(dumps(VALUES[kind]), constructors(budget=1 << 20))
 
 
 def test_the_same_storage_again_and_again_is_refused() -> None:
