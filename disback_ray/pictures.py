@@ -1,31 +1,28 @@
 """Pictures of what a run makes, as PNG bytes: grids of images, and the paper's Figures 8 and 9 for 2-D points.
 
 Colours are Okabe and Ito's, told apart by every kind of colour vision: the data blue, what the generator makes vermilion.
+matplotlib is imported by who draws: the driver and most roles start without it.
 """
 
 import io
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from disback_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Array = np.ndarray | Tensor
 
 DATA, GENERATED, INK, QUIET = "#0072B2", "#D55E00", "#222222", "#767676"
 DPI = 144
 DOTS = 2000  # of a set of points; more would only blacken the picture
-# Viridis without its yellow end, which white paper swallows.
-STRENGTH = LinearSegmentedColormap.from_list("strength", colormaps["viridis_r"](np.linspace(0.15, 1, 64)))
 GAP = 2  # between images, in pixels of the picture per side
 
 
@@ -91,7 +88,13 @@ def score_fields(fields: Sequence[tuple[str, Array, Array, Array]]) -> bytes:
     fields: titles with grid [M, 2], vectors [M, 2] and points [N, 2]. An arrow's colour is its vector's length, on one scale for
     all; its own length grows with the vector's square root, for the weak ones near the points to show a direction too.
     """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+
     assert fields
+    # Viridis without its yellow end, which white paper swallows.
+    colours = LinearSegmentedColormap.from_list("strength", colormaps["viridis_r"](np.linspace(0.15, 1, 64)))
     figure = _figure(4.4 * len(fields) + 0.9, 4.8)
     panels = figure.subplots(1, len(fields), squeeze=False)[0]
     lengths = np.concatenate([np.linalg.norm(_array(vectors), axis=1) for _, _, vectors, _ in fields])
@@ -105,12 +108,12 @@ def score_fields(fields: Sequence[tuple[str, Array, Array, Array]]) -> bytes:
         unit = towards / np.maximum(length, 1e-12)[:, None]
         _dots(panel, _thinned(_array(points)), "#8a9099", 0.3)
         panel.quiver(
-            *at.T, *(unit * shown[:, None]).T, length, norm=scale, cmap=STRENGTH,
+            *at.T, *(unit * shown[:, None]).T, length, norm=scale, cmap=colours,
             angles="xy", scale_units="xy", scale=1, pivot="mid", width=0.0045, headwidth=4, headlength=4, headaxislength=3.5,
         )  # fmt: skip
         centre, reach = (at.max(0) + at.min(0)) / 2, np.ptp(at, axis=0).max() / 2 + cell
         _frame(panel, title, (centre - reach, centre + reach))
-    bar = figure.colorbar(ScalarMappable(scale, STRENGTH), ax=list(panels), shrink=0.8, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(scale, colours), ax=list(panels), shrink=0.8, pad=0.02)
     bar.set_label("length of the score", color=INK, fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=QUIET)
@@ -134,17 +137,20 @@ def _window(sets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return centre - reach, centre + reach
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _dots(panel: Axes, points: np.ndarray, colour: str, opacity: float, *, size: float = 3.5) -> None:
+def _dots(panel: "Axes", points: np.ndarray, colour: str, opacity: float, *, size: float = 3.5) -> None:
     panel.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=opacity, linewidths=0)
 
 
-def _frame(panel: Axes, title: str, window: tuple[np.ndarray, np.ndarray]) -> None:
+def _frame(panel: "Axes", title: str, window: tuple[np.ndarray, np.ndarray]) -> None:
     panel.set(xlim=(window[0][0], window[1][0]), ylim=(window[0][1], window[1][1]), aspect="equal")
     if title:
         panel.set_title(title, fontsize=10, color=INK)
@@ -154,12 +160,14 @@ def _frame(panel: Axes, title: str, window: tuple[np.ndarray, np.ndarray]) -> No
         spine.set(color="#d0d0d0", linewidth=0.8)
 
 
-def _legend(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
+def _legend(figure: "Figure", entries: Sequence[tuple[str, str]]) -> None:
+    from matplotlib.lines import Line2D
+
     marks = [Line2D([], [], linestyle="", marker="o", markersize=5, color=colour, label=name) for name, colour in entries]
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=9, labelcolor=INK)
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from disback_ray.actors.bundles import check
-from disback_ray.actors.company import Company, in_process, on_ray
+from disback_ray.actors.company import Company, in_process, on_ray, stand_by
 from disback_ray.actors.on_ray import OnRay as Process
 from disback_ray.actors.on_ray import Part
 from disback_ray.actors.placement import Placement, place
@@ -95,7 +95,9 @@ class OnRay:
         self.roles = cluster.roles.by_name()
         self.limits = cluster.recovery
         self.timeout = min(cluster.placement_timeout, LOCAL_PLACEMENT_SECONDS) if private else cluster.placement_timeout
+        self.private = private
         self.placement: Placement | None = None
+        self.standing: dict[str, Any] = {}
 
     def check(self, *, first: str | None) -> None:
         """Reserves the cast's devices, so that what can't be placed is said before anything is written. Raises PlacementError.
@@ -127,8 +129,10 @@ class OnRay:
         """Raises Stopped, ClusterError, NonFiniteError, CheckpointError."""
         from disback_ray.actors.teacher_trainer import train_on_ray  # Ray Train too
 
-        self._release()  # the trainer may need the very devices that the cast will have
         trainer = self.roles["teacher_trainer"]
+        beside = self.placement if self.placement and self._leaves_room(self.placement, trainer) else None
+        if beside is None:
+            self._release()  # the trainer may need the very devices that the cast will have
         reserved = place({"teacher_trainer": trainer}, timeout=self.timeout)
         gpus = reserved.options("teacher_trainer")["num_gpus"]
         reserved.remove()
@@ -136,6 +140,8 @@ class OnRay:
         def look(step: int, loss: float) -> bool:
             if step:  # the workers have begun
                 self.watch.step(step, node=None, numbers={"loss": loss})
+                if beside and not self.standing:
+                    self.standing = stand_by(cast_of(self.roles), beside)
             return not stop.is_set()
 
         if not train_on_ray(plan, folder, trainer, gpus=gpus, watch=look, looks=looks):
@@ -165,11 +171,16 @@ class OnRay:
             self.placement = place(cast_of(self.roles), timeout=self.timeout)
         company = on_ray(
             production.recipe, production.places, self.roles, self.placement,
-            seed=production.seed, limits=self.limits, audience=production, trace=production.trace,
+            seed=production.seed, limits=self.limits, audience=production, trace=production.trace, standing=self.standing,
         )  # fmt: skip
         for line in self.placement.describe():
             self.watch.say(line)
         return company
+
+    def _leaves_room(self, placement: Placement, trainer: RoleResources) -> bool:
+        """Whether the cast's processes can begin before the teacher is trained: on processors alone, that nobody else waits for."""
+        machine, taken = placement.nodes[0], sum(bundle.cpus for bundle in placement.bundles)
+        return self.private and not machine.gpus and taken + trainer.cpus * trainer.replicas <= machine.cpus
 
     def close(self) -> None:
         self._release()
@@ -178,6 +189,7 @@ class OnRay:
         if self.placement is not None:
             self.placement.remove()
             self.placement = None
+            self.standing.clear()  # those processes end with it
 
 
 def encoder_part(production: Production, network: TextUNetSpec) -> Part:

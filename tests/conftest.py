@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"  # or the first private cluster writes a token into the home folder
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or a stray call of ray's connects to whatever Ray this machine saw last
+    os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"  # no dashboard: as in session.py, nobody waits for it
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112 (a dozen processes a driver, unused)
 

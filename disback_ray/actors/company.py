@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from disback_ray.actors.mishaps import told
-from disback_ray.actors.on_ray import OnRay, Part, Replicas
-from disback_ray.actors.parts import Places, parts
+from disback_ray.actors.on_ray import OnRay, Part, Replicas, begin
+from disback_ray.actors.parts import CLASSES, Places, parts
 from disback_ray.actors.placement import Placement
 from disback_ray.actors.players import Audience
 from disback_ray.actors.rank_group import RankGroup
@@ -108,15 +108,15 @@ def in_process(recipe: Recipe, places: Places, roles: Mapping[str, RoleResources
 
 def on_ray(
     recipe: Recipe, places: Places, roles: Mapping[str, RoleResources], placement: Placement,
-    *, seed: int, limits: RecoveryLimits, audience: Audience, trace: bool = False,
+    *, seed: int, limits: RecoveryLimits, audience: Audience, trace: bool = False, standing: dict[str, Any] | None = None,
 ) -> Company:  # fmt: skip
     """Each role in an actor on its promised device, and in another one where that is lost. Raises what building a role raises.
 
-    trace: whether each call is noted.
+    trace: whether each call is noted. standing: what stand_by() gave.
     """
     made, recovery = hosted(
         parts(recipe, places, seed=seed), roles, placement,
-        shared=places.run, proof=CONFIG, limits=limits, audience=audience, trace=trace,
+        shared=places.run, proof=CONFIG, limits=limits, audience=audience, trace=trace, standing=standing,
     )  # fmt: skip
     most = log_steps(recipe, load_spec(places.teacher).shape, limits)
     return _company(
@@ -127,19 +127,19 @@ def on_ray(
 
 def hosted(
     needed: Mapping[str, Part], roles: Mapping[str, RoleResources], placement: Placement,
-    *, shared: Folder, proof: str, limits: RecoveryLimits, audience: Audience, trace: bool,
+    *, shared: Folder, proof: str, limits: RecoveryLimits, audience: Audience, trace: bool, standing: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Replicas], Recovery]:  # fmt: skip
     """Any parts, each in its actors. shared, proof: a folder that all of them must see, and a file in it."""
-    labels = {
-        name: [name if roles[name].replicas == 1 else f"{name}/{replica}" for replica in range(roles[name].replicas)]
-        for name in needed
-    }
+    labels = {name: _labels(name, roles[name]) for name in needed}
+    spare = standing or {}
 
     def process(name: str, replica: int) -> OnRay | RankGroup:
         asked = roles[name]
         common: dict[str, Any] = {"threads": asked.threads, "shared": shared, "proof": proof, "trace": trace}
         if asked.ranks == 1:
-            return OnRay(labels[name][replica], needed[name], options=placement.options(name, replica), **common)
+            label = labels[name][replica]
+            begun = spare.pop(label, None)  # but for the first time there is none
+            return OnRay(label, needed[name], options=placement.options(name, replica), begun=begun, **common)
         options = [placement.options(name, rank) for rank in range(asked.ranks)]
         return RankGroup(name, needed[name], sharding=asked.sharding, options=options, timeout=RANK_SECONDS, **common)
 
@@ -152,6 +152,20 @@ def hosted(
         }
     )
     return {name: Replicas([proxies[label] for label in labels[name]]) for name in needed}, recovery
+
+
+def stand_by(roles: Mapping[str, RoleResources], placement: Placement) -> dict[str, Any]:
+    """Begins the processes of roles that are to be cast later: they read their code meanwhile. Ranks have none: they begin together."""
+    return {
+        label: begin(label, CLASSES[name], options=placement.options(name, replica), threads=asked.threads)
+        for name, asked in roles.items()
+        if asked.ranks == 1
+        for replica, label in enumerate(_labels(name, asked))
+    }
+
+
+def _labels(name: str, asked: RoleResources) -> list[str]:
+    return [name] if asked.replicas == 1 else [f"{name}/{replica}" for replica in range(asked.replicas)]
 
 
 def log_steps(recipe: Recipe, shape: tuple[int, ...], limits: RecoveryLimits) -> int:

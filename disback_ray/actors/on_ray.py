@@ -50,7 +50,7 @@ class Hosted:
     Ray hands calls over as soon as their arguments are there, in any order, and a call's result is stored while the next is made.
     """
 
-    def __init__(self, name: str, threads: int, trace: bool) -> None:
+    def __init__(self, name: str, threads: int) -> None:
         self.role: Any = None
         self.name = ""
         self.threads = threads
@@ -58,7 +58,7 @@ class Hosted:
         self.busy: tuple[str, float] | None = None
         self.longest: dict[str, float] = {}
         self.ranks = ALONE
-        self.sheet = Timesheet(trace)
+        self.sheet = Timesheet()
         self.gauge = Busy(name)
 
     def meeting_point(self) -> tuple[str, int]:
@@ -76,18 +76,18 @@ class Hosted:
 
     async def build(
         self, name: str, role: Callable[..., Any], arguments: dict[str, Any], shared: Folder, proof: str,
-        meeting: Meeting | None = None, point: tuple[str, int] | None = None,
+        trace: bool = False, meeting: Meeting | None = None, point: tuple[str, int] | None = None,
     ) -> Whereabouts:  # fmt: skip
         """A new role, in place of an old one where there is one: their weights must not need room at the same time.
 
-        meeting, point: of the ranks that this is one of. Raises ClusterError where the file `proof` in the folder can't be seen from
-        here, and what building the role raises.
+        trace: whether each call is noted. meeting, point: of the ranks that this is one of.
+        Raises ClusterError where the file `proof` in the folder can't be seen from here, and what building the role raises.
         """
         if not shared.has(proof):
             raise ClusterError(
                 f"{name} runs on a machine that doesn't see {shared.uri}: set `storage` in the cluster file to what all machines share"
             )
-        self.name = name.partition("/")[0]
+        self.name, self.sheet.trace = name.partition("/")[0], trace
         built: Whereabouts = await asyncio.wrap_future(self.turns.between(partial(self._build, role, arguments, meeting, point)))
         return built
 
@@ -153,23 +153,28 @@ class Hosted:
         return pack(made.copied() if isinstance(made, Snapshot) else made)  # it is stored while the role goes on and changes
 
 
+def begin(name: str, role: Callable[..., Any], *, options: dict[str, Any], threads: int) -> Any:
+    """Ray's handle of a new process, in which a role of that class is to be built."""
+    kind = type(role.__name__, (Hosted,), {})  # so that Ray's lists show which role it is
+    remote: Any = ray.remote
+    hosted = remote(concurrency_groups={"aside": 1, "health": 1}, max_concurrency=MOST_WAITING)(kind)
+    return hosted.options(**options).remote(name, threads)
+
+
 class OnRay:
     """The process of one role, in its place on the cluster. Each call gives two references: to what it took, and to its result."""
 
     def __init__(
-        self, name: str, part: Part, *, options: dict[str, Any], threads: int, shared: Folder, proof: str, trace: bool = False
-    ) -> None:
-        """shared, proof: a folder that every role must see, and a file in it. trace: whether it notes each call."""
-        self._name, self._part, self._shared, self._proof = name, part, shared, proof
-        self._actor = self._begun(options, threads, trace)
-        self._ways: dict[str, Any] = {}
+        self, name: str, part: Part, *, options: dict[str, Any], threads: int, shared: Folder, proof: str, trace: bool = False,
+        begun: Any = None,
+    ) -> None:  # fmt: skip
+        """shared, proof: a folder that every role must see, and a file in it. trace: whether it notes each call.
 
-    def _begun(self, options: dict[str, Any], threads: int, trace: bool) -> Any:
-        """Ray's handle of a new process."""
-        kind = type(self._part[0].__name__, (Hosted,), {})  # so that Ray's lists show which role it is
-        remote: Any = ray.remote
-        hosted = remote(concurrency_groups={"aside": 1, "health": 1}, max_concurrency=MOST_WAITING)(kind)
-        return hosted.options(**options).remote(self._name, threads, trace)
+        begun: what begin() gave, where a process stands by.
+        """
+        self._name, self._part, self._shared, self._proof, self._trace = name, part, shared, proof, trace
+        self._actor = begun or begin(name, part[0], options=options, threads=threads)
+        self._ways: dict[str, Any] = {}
 
     @property
     def actors(self) -> dict[str, Any]:
@@ -178,7 +183,8 @@ class OnRay:
 
     def build(self, meeting: Meeting | None = None, point: Any = None) -> dict[str, Any]:
         """Later: its Whereabouts, by the name of its seat. point: the first rank's meeting_point(), where it is one of several."""
-        return {self._name: self._actor.build.remote(self._name, *self._part, self._shared, self._proof, meeting, point)}
+        build = self._actor.build
+        return {self._name: build.remote(self._name, *self._part, self._shared, self._proof, self._trace, meeting, point)}
 
     def meeting_point(self) -> Any:
         """Later: see Hosted."""

@@ -1,6 +1,8 @@
 """The roles of a recipe: each one's class, and the arguments that build it wherever it runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from disback_ray.actors.evaluator import Evaluator
 from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSettings
@@ -24,6 +26,14 @@ from disback_ray.teachers.guidance import NONE
 from disback_ray.teachers.mixture import ExactMixture
 from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.saved import load_spec, refuse_modules
+
+CLASSES: dict[str, Callable[..., Any]] = {
+    "teacher": FrozenTeacher,
+    "path_node": PathNode,
+    "fake_score": FakeScore,
+    "generator": Generator,
+    "evaluator": Evaluator,
+}
 
 
 @dataclass(frozen=True)
@@ -111,54 +121,40 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
         precision=precision.generator, checkpointing=student.checkpointing, graph=student.graph, ema_on=student.ema_on,
         ema_ramp=student.ema_ramp,
     )  # fmt: skip
-    return {
-        "teacher": (
-            FrozenTeacher,
-            {
-                "folder": places.teacher,
-                "noise": back.noise,
-                "exact": exact,
-                "wire": wire,
-                "precision": precision.teacher,
-                "guidance": guidance,
-            },
-        ),
-        "path_node": (
-            PathNode,
-            {
-                "copies": copies,
-                "noise": back.noise,
-                "wire": wire,
-                "precision": precision.path_node,
-                "guidance": nodes_guidance,
-            },
-        ),
-        "fake_score": (FakeScore, {"settings": fake, "copies": copies}),
-        "generator": (
-            Generator,
-            {
-                "settings": generator,
-                "start": start,
-            },
-        ),
-        "evaluator": (
-            Evaluator,
-            {
-                "data": data,
-                "shape": teacher.shape,
-                "classes": teacher.classes,
-                "run": places.run,
-                "cache": places.cache,
-                "samples": recipe.evaluation.samples,
-                "pictures": recipe.evaluation.pictures,
-                "sigmas": bands(back.noise),
-                "seed": seed,
-                "latents": latents,
-                "against": against,
-                "student": spec,
-            },
-        ),
+    arguments: dict[str, dict[str, Any]] = {
+        "teacher": {
+            "folder": places.teacher,
+            "noise": back.noise,
+            "exact": exact,
+            "wire": wire,
+            "precision": precision.teacher,
+            "guidance": guidance,
+        },
+        "path_node": {
+            "copies": copies,
+            "noise": back.noise,
+            "wire": wire,
+            "precision": precision.path_node,
+            "guidance": nodes_guidance,
+        },
+        "fake_score": {"settings": fake, "copies": copies},
+        "generator": {"settings": generator, "start": start},
+        "evaluator": {
+            "data": data,
+            "shape": teacher.shape,
+            "classes": teacher.classes,
+            "run": places.run,
+            "cache": places.cache,
+            "samples": recipe.evaluation.samples,
+            "pictures": recipe.evaluation.pictures,
+            "sigmas": bands(back.noise),
+            "seed": seed,
+            "latents": latents,
+            "against": against,
+            "student": spec,
+        },
     }
+    return {name: (CLASSES[name], given) for name, given in arguments.items()}
 
 
 def sigma_init(recipe: Recipe, teacher: DenoiserSpec) -> float:

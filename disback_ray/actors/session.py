@@ -23,6 +23,10 @@ ON_THE_CLUSTER = "run the driver on a machine of the cluster (`ray job submit` d
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4: preface, empty SETTINGS
 HTTP2_SETTINGS = 4
 CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"  # Ray reads this name; its default is 20, each with a warning on the terminal
+API_SERVER, NOBODY = (
+    "RAY_API_SERVER_ADDRESS",
+    "http://127.0.0.1:9",
+)  # the port "discard": whoever asks there hears at once that nobody is
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _start_private(modules: Sequence[str]) -> None:
-    with _loopback():
+    """Without Ray's dashboard. Whatever of Ray's asks for it, as Ray Train's end does, would wait for twelve seconds: see NOBODY."""
+    with _loopback(), _set(API_SERVER, NOBODY):
         try:
             ray.init(
                 address="local",
@@ -98,6 +103,18 @@ def _loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+@contextmanager
+def _set(name: str, value: str) -> Iterator[None]:
+    """An environment variable, for processes that begin in the block; where the user has set it, it stays."""
+    before = os.environ.get(name)
+    os.environ[name] = before or value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
 def _resolve(address: str) -> str:
     """`auto` → host:port. Ray's own `auto` would also take any private cluster that it finds among the processes."""
     if address != "auto":
@@ -123,10 +140,9 @@ def _connect(address: str, *, timeout: float, modules: Sequence[str]) -> None:
 
 
 def _join(address: str, modules: Sequence[str]) -> None:
-    tries = os.environ.get(CONNECT_TRIES)
-    os.environ[CONNECT_TRIES] = tries or "1"
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_shipped(modules))
+        with _set(CONNECT_TRIES, "1"):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_shipped(modules))
     except Exception as error:
         cause = str(error.__cause__ or error)
         if "InvalidAuthToken" in cause:
@@ -134,9 +150,6 @@ def _join(address: str, modules: Sequence[str]) -> None:
                 f"address: {address}: the cluster wants a token: set RAY_AUTH_MODE=token, and put its token in ~/.ray/auth_token"
             ) from None
         raise ClusterError(f"address: {address}: Ray refused: {_one_line(error)}") from error
-    finally:
-        if tries is None:
-            del os.environ[CONNECT_TRIES]
 
 
 def _shipped(modules: Sequence[str]) -> dict[str, list[str]] | None:

@@ -1,5 +1,6 @@
 """Trains the teacher with Ray Train: `replicas` workers, each with the resources that the cluster file gives teacher_trainer."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,37 +14,16 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import ScalingConfig
 from torch.nn.parallel import DistributedDataParallel
 
+from disback_ray.actors.board import Board
 from disback_ray.config import RoleResources
 from disback_ray.errors import ClusterError, DisbackError
 from disback_ray.storage import Folder
 from disback_ray.teachers.training import Looks, TeacherPlan, train_teacher
 
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+"""Ray Train looks for the end that often; its default is 2."""
+
 REPORT_SECONDS = 0.5
-
-
-class _Board:
-    """What the first worker last reported; the driver looks at it, and can ask for a stop there."""
-
-    def __init__(self) -> None:
-        self.latest: tuple[int, float] = (0, float("nan"))
-        self.stopped = False
-        self.error: DisbackError | None = None
-
-    def report(self, step: int, loss: float) -> bool:
-        self.latest = (step, loss)
-        return self.stopped
-
-    def fail(self, error: DisbackError) -> None:
-        self.error = error
-
-    def look(self) -> tuple[tuple[int, float], DisbackError | None]:
-        return self.latest, self.error
-
-    def stop(self) -> None:
-        self.stopped = True
-
-    def is_over(self) -> bool:
-        return self.stopped or self.error is not None
 
 
 class _Stopped(Exception):
@@ -93,7 +73,7 @@ def train_on_ray(
     gpus: for each worker; looks: pictures on the way.
     watch(step, loss) is called about twice a second and says whether to go on. Raises ClusterError, NonFiniteError, CheckpointError.
     """
-    hosted: Any = ray.remote(num_cpus=0)(_Board)
+    hosted: Any = ray.remote(num_cpus=0)(Board)
     board = hosted.remote()
     label = {"ray.io/accelerator-type": resources.accelerator} if resources.accelerator else None
     trainer = TorchTrainer(

@@ -7,7 +7,6 @@ Each raises ConfigError for other shapes and NonFiniteError for NaN or Inf.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from disback_ray.errors import ConfigError, NonFiniteError
@@ -50,7 +49,7 @@ def mean_apart(x: Points) -> float:
     total = 0.0
     for start in range(0, len(x), ROWS):
         block, later = x[start : start + ROWS], x[start + ROWS :]
-        total += float(cdist(block, block).sum()) + (2 * float(cdist(block, later).sum()) if len(later) else 0.0)
+        total += float(_distances(block, block).sum()) + (2 * float(_distances(block, later).sum()) if len(later) else 0.0)
     return total / len(x) ** 2
 
 
@@ -77,7 +76,7 @@ def modes_covered(points: Points, centres: Points, std: float, *, share: float =
     points: [N, 2]. centres: [modes, 2]. std: the modes', in the unit of the points.
     """
     points, centres = _checked("points", points), _checked("centres", centres)
-    distance = cdist(points, centres)
+    distance = _distances(points, centres)
     nearest = distance.argmin(axis=1)
     inside = distance.min(axis=1) <= 3 * std
     counts = np.bincount(nearest[inside], minlength=len(centres))
@@ -92,7 +91,7 @@ def modes_covered(points: Points, centres: Points, std: float, *, share: float =
 
 
 def _mean_distance(x: np.ndarray, y: np.ndarray) -> float:
-    return sum(float(cdist(x[i : i + ROWS], y).sum()) for i in range(0, len(x), ROWS)) / (len(x) * len(y))
+    return sum(float(_distances(x[i : i + ROWS], y).sum()) for i in range(0, len(x), ROWS)) / (len(x) * len(y))
 
 
 def _checked(name: str, points: Points) -> np.ndarray:
@@ -103,3 +102,11 @@ def _checked(name: str, points: Points) -> np.ndarray:
         bad = int((~np.isfinite(array)).any(axis=1).sum())
         raise NonFiniteError(f"{bad} of {len(array)} points of {name} are NaN or Inf: the generator may have diverged")
     return array
+
+
+def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """[N, M] Euclidean distances of points [N, D] and [M, D]."""
+    from scipy.spatial.distance import cdist  # a third of a second to import, in the driver and in each role
+
+    distances: np.ndarray = cdist(x, y)
+    return distances
