@@ -117,12 +117,12 @@ def _pipeline(path: Path, name: str) -> Facts:
     return facts | {"precision": f"{PRECISIONS.get(pipeline.precision, pipeline.precision)} in the U-Net's file; float32 here"}
 
 
-def _text(spec: DenoiserSpec, network: TextUNetSpec) -> Facts:
+def _text(shape: tuple[int, ...], *, pixels: int, encoded: int = 0) -> Facts:
     """What is different where samples are latents and conditions are prompts."""
-    size = " × ".join(map(str, spec.shape))
-    count = f", {spec.classes} encoded" if spec.classes else ""
+    size = " × ".join(map(str, shape))
+    count = f", {encoded} encoded" if encoded else ""
     return {
-        "images": f"3 × {network.pixels} × {network.pixels}, in [-1, 1], of latents {size} (channels, height, width)",
+        "images": f"3 × {pixels} × {pixels}, in [-1, 1], of latents {size} (channels, height, width)",
         "conditioning": f"prompts{count}",
     }
 
@@ -133,7 +133,7 @@ def _denoiser(spec: DenoiserSpec, denoiser: nn.Module) -> Facts:
         lora = f", with a LoRA of rank {network.lora['r']}" if network.lora else ""
         what = f"diffusers' UNet2DConditionModel{lora}, predicts {PREDICTIONS[network.prediction]}, {_times(network.schedule)}"
         rest = {"parameters": _count(denoiser), "precision": "float32", "σ": _sigmas(spec, denoiser)}
-        return {"network": what, **_text(spec, network), **rest}
+        return {"network": what, **_text(spec.shape, pixels=network.pixels, encoded=spec.classes), **rest}
     if isinstance(network, EDMSpec):
         what = f"{U_NETS[network.network]}, {PRECONDITIONINGS[network.precond]} preconditioning"
     elif isinstance(network, ConsistencySpec):
@@ -192,7 +192,9 @@ def _export(folder: Folder) -> Facts:
         said = folder.read_json(EXPORT)
         library, network = said["network"]["library"], said["network"]["class"]
         facts = {"kind": f"export of a run of {said['recipe']}, for other tools", "network": f"{network} of {library}"}
-        return facts | _samples(tuple(said["shape"]), said["classes"]) | {"use": said["one_step"]}
+        shape = tuple(said["shape"])
+        what = _text(shape, pixels=said["pixels"]) if "pixels" in said else _samples(shape, said["classes"])
+        return facts | what | {"use": said["one_step"]}
     except (KeyError, TypeError):
         raise CheckpointError(f"{folder.uri}/{EXPORT}: not what `disback-ray export` writes") from None
 

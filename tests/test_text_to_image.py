@@ -210,6 +210,12 @@ def test_the_export_is_a_pipeline_that_gives_the_same_images(here: disback_ray.R
     ours = here.generate(2, seed=7, prompts=prompts)
     torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, rtol=0, atol=2e-3)
     lora = export(here.folder.uri, tmp_path / "lora", to="safetensors")
+    assert (
+        "Samples of 4 × 8 × 8, latents of images of 16 × 16, from prompts, in one evaluation" in (lora / "README.md").read_text()
+    )
+    told = inspect(lora)
+    assert (told["conditioning"], told["network"]) == ("prompts", "LoraConfig of peft")
+    assert told["images"] == "3 × 16 × 16, in [-1, 1], of latents 4 × 8 × 8 (channels, height, width)"
     start = diffusers().DiffusionPipeline.from_pretrained(storage / "teachers" / "tiny" / "sd")
     start.load_lora_weights(str(lora), weight_name="model.safetensors")
     start.scheduler = pipeline.scheduler

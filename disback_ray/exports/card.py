@@ -4,6 +4,7 @@ from pathlib import Path
 
 from disback_ray.algorithms.noise import BLOCK
 from disback_ray.exports.student import Student
+from disback_ray.prompting import text_network_of
 
 # As Batch draws it (algorithms/noise.py), stage "draw", step 0, tag "z": a test holds the two together.
 LATENTS = """```python
@@ -25,11 +26,13 @@ def latents(seed, count, shape=SHAPE):
 
 def write_card(student: Student, folder: Path, use: str) -> None:
     """use: how to load the rest of the folder, in Markdown."""
+    text = text_network_of(student.spec)
     classes = f", {student.spec.classes} classes" if student.spec.classes else ""
+    told = f", latents of images of {text.pixels} × {text.pixels}, from prompts" if text else classes
     latents = LATENTS.replace("SHAPE", repr(tuple(student.spec.shape))).replace("BLOCK", str(BLOCK))
-    text = f"""# {student.recipe}: a one-step generator
+    page = f"""# {student.recipe}: a one-step generator
 
-Samples of {" × ".join(map(str, student.spec.shape))}{classes}, in one evaluation each. Distilled by disback-ray (recipe `{student.recipe}`,
+Samples of {" × ".join(map(str, student.spec.shape))}{told}, in one evaluation each. Distilled by disback-ray (recipe `{student.recipe}`,
 seed {student.seed}, weights averaged along training; the run's digest is {student.digest}).
 
 {use}
@@ -38,4 +41,4 @@ The noise z that `disback-ray sample RUN --seed SEED --n COUNT` draws:
 
 {latents}
 """
-    (folder / "README.md").write_text(text, "utf-8")
+    (folder / "README.md").write_text(page, "utf-8")

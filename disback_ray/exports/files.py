@@ -10,6 +10,7 @@ import torch
 from disback_ray.exports.card import write_card
 from disback_ray.exports.layouts import Layout, owners_layout
 from disback_ray.exports.student import Student
+from disback_ray.prompting import text_network_of
 
 FACTS, SAFE, STATE = "model.json", "model.safetensors", "model.pt"
 
@@ -51,10 +52,10 @@ One step: {layout.how}."""
 
 
 def facts(student: Student) -> dict[str, Any]:
-    """What every export says of its run."""
-    spec = student.spec
+    """What every export says of its run. pixels: an image's side, where samples are latents and conditions prompts."""
+    spec, text = student.spec, text_network_of(student.spec)
+    what: dict[str, Any] = {"pixels": text.pixels} if text else {"classes": spec.classes}
     return {
         "made_by": "disback-ray", "recipe": student.recipe, "seed": student.seed, "digest": student.digest,
-        "weights": "averaged", "shape": list(spec.shape), "classes": spec.classes,
-        "sigma_init": getattr(student.network, "sigma_init", None),
+        "weights": "averaged", "shape": list(spec.shape), **what, "sigma_init": getattr(student.network, "sigma_init", None),
     }  # fmt: skip
