@@ -24,6 +24,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+LONGEST = ("test_recipes.py", "test_recovery.py", "test_running.py")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
@@ -34,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"  # no dashboard: as in session.py, nobody waits for it
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112 (a dozen processes a driver, unused)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: begun last, one of them would keep one of the two processors waiting for the other."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 class Processes:

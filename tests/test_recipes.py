@@ -13,7 +13,7 @@ import torch
 import disback_ray
 from disback_ray import theatre
 from disback_ray.actors import company
-from disback_ray.actors.on_ray import OnRay
+from disback_ray.actors.on_ray import OnRay, Part, begin
 from disback_ray.actors.session import attach
 from disback_ray.algorithms.noise import TimestepNoise
 from disback_ray.algorithms.path import Switch
@@ -58,11 +58,11 @@ def standing(ray_cluster: str) -> Iterator[str]:
     actors: dict[str, Any] = {}
 
     class Standing(OnRay):
-        def _begun(self, options: dict[str, Any], threads: int, trace: bool) -> Any:
+        def __init__(self, name: str, part: Part, *, options: dict[str, Any], threads: int, begun: Any, **others: Any) -> None:
             assert options.pop("scheduling_strategy"), "each run reserves its devices, too"
-            if self._name not in actors:
-                actors[self._name] = super()._begun(options | {"num_cpus": 0, "num_gpus": 0}, threads, trace)
-            return actors[self._name]
+            if name not in actors:
+                actors[name] = begin(name, part[0], options=options | {"num_cpus": 0, "num_gpus": 0}, threads=threads)
+            super().__init__(name, part, options=options, threads=threads, begun=actors[name], **others)
 
     cast = theatre.on_ray
 
