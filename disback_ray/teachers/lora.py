@@ -1,6 +1,7 @@
 """LCM-LoRA (Luo et al. 2023) as diffusers publishes it: pytorch_lora_weights.safetensors, in kohya's names or in diffusers' own."""
 
 import importlib
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def _content(where: str) -> bytes:
 
 def _downloaded(name: str) -> Path:
     hub: Any = importlib.import_module("huggingface_hub")
+    hub.utils.logging.set_verbosity(logging.CRITICAL)  # it logs each of its tries, and raises the last one's error
     try:
         return Path(hub.hf_hub_download(name, FILE))
     except Exception as error:  # the Hub's client and its transport raise kinds of their own

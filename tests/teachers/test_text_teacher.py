@@ -1,11 +1,12 @@
 """Stable Diffusion, SDXL and LCM-LoRA on small random pipelines that diffusers saved, with diffusers' own pipelines as the oracle."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -67,13 +68,13 @@ def taught(saved: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactor
     return make
 
 
-def teach(place: Folder, pipeline: Path, prompts: list[str]) -> Folder:
+def teach(place: Folder, pipeline: Path, prompts: list[str], *, embeddings: Literal["float32", "float16"] = "float32") -> Folder:
     file = pipeline.parent / f"{pipeline.name}.txt"
     file.write_text("\n".join(prompts))
-    data = PromptsData(str(file))
+    data = PromptsData(str(file), embeddings=embeddings)
     folder = import_text_teacher(place, str(pipeline), data, ExpectedPipeline())
     network = network_of(folder)
-    made = PromptEncoder(Folder(network.prompts), Folder(network.pipeline), embeddings="float32")
+    made = PromptEncoder(Folder(network.prompts), Folder(network.pipeline), embeddings=embeddings)
     encode_all(made, wait=lambda value: value, report=lambda done, shards: None)
     assert is_encoded(network)
     return folder
@@ -280,7 +281,11 @@ def test_half_precision_and_several_files_are_read(saved: Callable[[str], Path],
     assert len(list((half / "unet").glob("*.safetensors"))) > 1
     for part in ("vae/diffusion_pytorch_model", "text_encoder/model"):
         (half / f"{part}.safetensors").rename(half / f"{part}.fp16.safetensors")
-    folder = teach(Folder.at(tmp_path / "cache"), half, PROMPTS)
+    folder = teach(Folder.at(tmp_path / "cache"), half, PROMPTS, embeddings="float16")
+    prompts = Folder(network_of(folder).prompts).local_path
+    kept = [tensor for file in prompts.glob("*.safetensors") for tensor in load_file(file).values()]
+    assert {tensor.dtype for tensor in kept} == {torch.float16}
+    assert PromptTable(Folder.at(prompts)).rows(torch.tensor([0])).tokens.dtype == torch.float32
     assert LatentDecoder(network_of(folder))(latents(1)).shape == (1, 3, 16, 16)
     assert without_variant("text_encoder/model.fp16.safetensors") == "text_encoder/model.safetensors"
     assert without_variant("text_encoder/model.safetensors.index.fp16.json") == "text_encoder/model.safetensors.index.json"
@@ -401,6 +406,16 @@ def test_a_lora_for_another_base_and_a_damaged_one(taught: Callable[[str], Folde
     with pytest.raises(CheckpointError, match="no such file"):
         save_lora_student(place, taught("sd"), str(tmp_path / "none.safetensors"))
     assert place.names() == before, "nothing half-written"
+
+
+def test_a_lora_that_the_hub_does_not_give_is_one_line(taught: Callable[[str], Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried_in_vain(*_: Any) -> None:
+        assert not logging.getLogger("huggingface_hub").isEnabledFor(logging.ERROR), "its tries are not told"
+        raise OSError("no way\nto it")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", tried_in_vain)
+    with pytest.raises(CheckpointError, match=r"^latent/lcm-lora: no such file here, and .* doesn't give it \(no way to it\)$"):
+        save_lora_student(taught("sd").parent, taught("sd"), "latent/lcm-lora")
 
 
 def test_a_table_that_is_damaged_or_not_there_yet(saved: Callable[[str], Path], tmp_path: Path) -> None:
