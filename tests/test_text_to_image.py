@@ -20,12 +20,13 @@ from disback_ray.actors import prompt_encoder
 from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.actors.parts import Places, parts
 from disback_ray.algorithms.noise import Batch, add_noise
-from disback_ray.algorithms.records import Sample
+from disback_ray.algorithms.records import Drawn, Sample
 from disback_ray.config import ClusterConfig, load_recipe
 from disback_ray.exports.export import export
 from disback_ray.hugging_face import diffusers
 from disback_ray.inspection import inspect
 from disback_ray.storage import Folder
+from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.tiny import tiny_overrides
 
 NAME = "sd15-lcm-lora"
@@ -76,14 +77,27 @@ def test_guidance_is_the_targets_alone_and_a_recipe_s_settings_reach_the_roles(
 ) -> None:
     cache = Folder.at(storage / "teachers")
     tiny = tiny_overrides(load_recipe(NAME), cache)
-    guided = ["teacher.guidance=3", "teacher.path_guidance=2", "precision={teacher: bf16, path_node: bf16}"]
-    recipe = load_recipe(NAME, overrides=[*tiny, *guided])
+    asked = [
+        "teacher.guidance=3", "teacher.path_guidance=2",
+        "precision={teacher: bf16, path_node: bf16, fake_score: bf16_stochastic, generator: bf16}",
+        "student.ema=0.5", "student.ema_ramp=3", "student.ema_on=host", "student.graph=recompute", "student.checkpointing=true",
+        "fake_score.checkpointing=true", "backtracking.fake_updates=3", "backtracking.weighting=score_difference",
+        "recording.optimiser.lr=0.5", "backtracking.fake_score.lr=0.25", "backtracking.generator.betas=[0.0, 0.9]",
+        "fit_noise.low=7",
+    ]  # fmt: skip
+    recipe = load_recipe(NAME, overrides=[*tiny, *asked])
     made = parts(recipe, Places(cache / here.summary["teacher"], here.folder, cache), seed=0)
     guidance = {name: arguments.get("guidance") for name, (_, arguments) in made.items()}
     assert guidance == {"teacher": 3.0, "path_node": 2.0, "fake_score": None, "generator": None, "evaluator": None}
     assert load_recipe(NAME, overrides=[*tiny, "teacher.guidance=3"]).teacher.nodes_guidance == 3.0  # type: ignore[union-attr]
 
-    student = made["generator"][1]["settings"].spec
+    own, fake = made["generator"][1]["settings"], made["fake_score"][1]["settings"]
+    assert (own.ema, own.ema_ramp, own.ema_on, own.graph, own.optimiser.betas) == (0.5, 3, "host", "recompute", (0.0, 0.9))
+    assert (own.precision, own.checkpointing, fake.precision, fake.checkpointing) == ("bf16", True, "bf16_stochastic", True)
+    assert (fake.stages["recording"].optimiser.lr, fake.stages["backtracking"].optimiser.lr) == (0.5, 0.25)
+    assert (fake.stages["recording"].updates, fake.stages["backtracking"].updates) == (1, 3)
+    assert (fake.fit_noise.low, fake.score_noise.low, fake.weighting, fake.sigma_data) == (7, 20, "score_difference", None)
+    student = own.spec
     bar = float(diffusers().DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear").alphas_cumprod[999])
     assert (student.unit_noise, student.sigma_init) == (True, pytest.approx(math.sqrt((1 - bar) / bar), rel=1e-4))
 
@@ -92,6 +106,13 @@ def test_guidance_is_the_targets_alone_and_a_recipe_s_settings_reach_the_roles(
         role = kind(**arguments)
         if name == "path_node":
             role.load(1)
+        else:
+            drawn = role.draw(Drawn(torch.empty(2, 4, 8, 8), torch.tensor([3, 5])), seed=0, steps=2).x
+            z = Batch(0, "draw", 0, 0, 2).normal("z", (4, 8, 8))
+            by_hand = draw_from_teacher(role.denoiser, z, torch.tensor([3, 5]), steps=2, guidance=3.0)
+            torch.testing.assert_close(drawn, by_hand, rtol=1e-3, atol=1e-3)
+            alone = draw_from_teacher(role.denoiser, z, torch.tensor([3, 5]), steps=2)
+            assert (alone - drawn).norm() > 0.05 * drawn.norm()
         denoiser, scale = role.denoiser, arguments["guidance"]
         assert {weight.dtype for weight in denoiser.parameters() if weight.ndim > 1} == {torch.bfloat16}
         noisy, told = add_noise(x0, batch, law=recipe.backtracking.noise, tag=SCORE_TAG), torch.tensor([3, 5])

@@ -15,6 +15,7 @@ from disback_ray.algorithms.path import switches
 from disback_ray.algorithms.records import Field
 from disback_ray.config.precision import Precision
 from disback_ray.errors import CheckpointError, VersionError
+from disback_ray.networks.checkpointing import _Checkpointed
 from disback_ray.networks.lora import MARK, LoRA
 from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.storage import Folder, digest
@@ -191,8 +192,11 @@ def test_between_propose_and_descend_no_graph_is_held(troupe: Any) -> None:
 
 def test_checkpointed_gradients_are_the_same_in_all_roles(troupe: Any, by_class: Callable[[Any], Any]) -> None:
     troupe = by_class(troupe)
-    plain = ends(troupe)
-    assert ends(troupe.but(checkpointing=True, path=troupe.path / "again")) == plain
+    plain, lean = ends(troupe), troupe.but(checkpointing=True, path=troupe.path / "again")
+    cast = lean.cast()
+    for network in (cast.fake_score.denoiser, cast.generator.network):
+        assert any(isinstance(module, _Checkpointed) for module in network.modules())
+    assert ends(lean) == plain
 
 
 def test_the_average_can_lie_in_host_memory(troupe: Any, by_class: Callable[[Any], Any]) -> None:
