@@ -23,10 +23,8 @@ ON_THE_CLUSTER = "run the driver on a machine of the cluster (`ray job submit` d
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4: preface, empty SETTINGS
 HTTP2_SETTINGS = 4
 CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"  # Ray reads this name; its default is 20, each with a warning on the terminal
-API_SERVER, NOBODY = (
-    "RAY_API_SERVER_ADDRESS",
-    "http://127.0.0.1:9",
-)  # the port "discard": whoever asks there hears at once that nobody is
+API_SERVER = "RAY_API_SERVER_ADDRESS"
+NOBODY = "http://127.0.0.1:9"  # the port of RFC 863, "discard": whoever asks there hears at once that nobody answers
 
 
 @dataclass(frozen=True)
@@ -113,6 +111,8 @@ def _set(name: str, value: str) -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _resolve(address: str) -> str:
