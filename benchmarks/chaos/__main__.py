@@ -18,6 +18,7 @@ from benchmarks.chaos.disk import disk
 from benchmarks.chaos.driver import driver
 from benchmarks.chaos.hang import hang
 from benchmarks.chaos.kills import kills
+from benchmarks.chaos.link import link
 from benchmarks.chaos.marathon import marathon
 from benchmarks.chaos.node import node
 from benchmarks.chaos.nonfinite import nonfinite
@@ -28,7 +29,7 @@ from benchmarks.chaos.table import judged, table
 from disback_ray import pictures
 
 PARTS: Mapping[str, Callable[[Stage], Iterator[Outcome | Result | str]]] = {
-    "kills": kills, "driver": driver, "node": node, "rpc": rpc, "store": store, "disk": disk, "hang": hang,
+    "kills": kills, "driver": driver, "node": node, "link": link, "rpc": rpc, "store": store, "disk": disk, "hang": hang,
     "nonfinite": nonfinite, "marathon": marathon,
 }  # fmt: skip
 SHORT = ("kills", "driver", "node", "hang")

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,14 +74,15 @@ class Head:
 
 
 @contextmanager
-def head(folder: Path) -> Iterator[Head]:
+def head(folder: Path, *, host: str = "127.0.0.1", more: Sequence[str] = ()) -> Iterator[Head]:
+    """more: words for `ray start`."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port = probe.getsockname()[1]
     ray = Path(sys.executable).with_name("ray")
-    words = [str(ray), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=4",
-             "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"]  # fmt: skip
-    found = Head(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), f"127.0.0.1:{port}")
+    words = [str(ray), "start", "--head", "--block", f"--node-ip-address={host}", f"--port={port}", "--num-cpus=4",
+             "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}", *more]  # fmt: skip
+    found = Head(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), f"{host}:{port}")
     try:
         _until_there(found)
         yield found
