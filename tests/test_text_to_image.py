@@ -20,7 +20,7 @@ from disback_ray.actors import prompt_encoder
 from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.actors.parts import Places, parts
 from disback_ray.algorithms.noise import Batch, add_noise
-from disback_ray.algorithms.records import Drawn, Sample
+from disback_ray.algorithms.records import Drawn, Probe, Sample
 from disback_ray.config import ClusterConfig, load_recipe
 from disback_ray.exports.export import export
 from disback_ray.hugging_face import diffusers
@@ -121,6 +121,8 @@ def test_guidance_is_the_targets_alone_and_a_recipe_s_settings_reach_the_roles(
         variance, guide = noisy.sigma.view(-1, 1, 1, 1) ** 2, (scale - 1) * (towards - unguided)
         given = role.score(Sample(batch, x0, told, 0)).score
         assert given.dtype == torch.float32
+        looked_at = role.score_at(Probe(noisy.x_t, noisy.sigma, told), at_once=2)
+        assert (looked_at - given).norm() < 0.02 * given.norm()
         assert (given - (towards + guide - noisy.x_t) / variance).norm() < 0.02 * given.norm()
         assert (guide / variance).norm() > 0.05 * given.norm(), "it matters"
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from disback_ray.errors import CheckpointError
 from disback_ray.networks.consistency_unet import ConsistencyUNet
+from disback_ray.networks.preconditioning import ConsistencyPrecond
 from disback_ray.teachers.consistency import _architecture, read_consistency_checkpoint
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -93,6 +94,16 @@ def test_the_older_file_format_is_read() -> None:
     weights = small()
     denoiser = read_consistency_checkpoint(saved(weights, _use_new_zipfile_serialization=False), head_channels=32).denoiser
     assert torch.equal(denoiser.model.get_parameter("out.2.weight"), weights["out.2.weight"])
+
+
+@torch.no_grad()
+def test_heads_are_of_64_channels_as_in_all_that_were_published() -> None:
+    network = ConsistencyUNet(**SMALL | {"model_channels": 64, "head_channels": 64, "num_classes": 0})
+    x, sigma = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.ones(1)
+    for weight in network.parameters():
+        weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(weight.numel()))
+    ours = read_consistency_checkpoint(saved(network.state_dict())).denoiser
+    torch.testing.assert_close(ours(x, sigma), ConsistencyPrecond(network.eval())(x, sigma))
 
 
 def test_damaged_files_are_refused() -> None:

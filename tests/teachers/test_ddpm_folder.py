@@ -18,6 +18,7 @@ from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.hugging_face import diffusers
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, import_teacher
+from disback_ray.teachers.diffusers_scheduler import ddim_of
 from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.teachers.hub import diffusers_folder, is_hub_id
 from disback_ray.teachers.saved import load_denoiser, load_spec
@@ -155,6 +156,11 @@ def test_ten_steps_of_ddim_are_those_of_diffusers_pipeline(folder: Path, setting
     # Both are float32, and take x_0 from noise of σ = 157: processors differ by up to 2e-4, other settings by 7e-3.
     assert ((drawn / 2 + 0.5).clamp(0, 1) - theirs).abs().max() < 1e-3
     assert theirs.std() > 0.05, "it says something"
+
+
+def test_what_a_scheduler_does_not_say_is_diffusers_default() -> None:
+    """Settings of other schedulers, as SDXL's Euler, say nothing of clipping or of the last step's end."""
+    assert ddim_of({}) == ddim_of(diffusers().DDIMScheduler().config)
 
 
 @torch.no_grad()
