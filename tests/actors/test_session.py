@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import ray
 
+from disback_ray.actors import session
 from disback_ray.actors.session import attach
 from disback_ray.errors import ClusterError
 
@@ -41,6 +42,7 @@ import ray
 from ray.util.state import get_actor
 from ray.util.state.exception import RayStateApiException
 from disback_ray.actors.placement import place, where
+from disback_ray.actors import session
 from disback_ray.actors.session import attach
 from disback_ray.config import RoleResources
 
@@ -68,7 +70,8 @@ assert not ray.is_initialized()
 
 def test_a_private_cluster_is_quiet_outlives_ctrl_c_and_leaves_nothing(tmp_path: Path, processes: Any) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
-    del environment["RAY_AUTH_MODE"]  # as a user has it: Ray makes a token
+    for name in ("RAY_AUTH_MODE", "RAY_API_SERVER_ADDRESS"):  # as a user has it: Ray makes a token, and looks for a dashboard
+        del environment[name]
     command, pipe = [sys.executable, "-c", PRIVATE], subprocess.PIPE
     with subprocess.Popen(command, env=environment, text=True, stdout=pipe, stderr=pipe, start_new_session=True) as driver:
         try:
@@ -108,6 +111,17 @@ def started_by_hand(ray_folder: str, processes: Any) -> Iterator[int]:
             head.terminate()  # `ray stop` would stop those of others as well
             head.wait(30)
         assert not processes.left_of(started)
+
+
+@pytest.mark.parametrize("before", [None, "", "the user's"])
+def test_the_private_cluster_s_variable_is_the_driver_s_own_again(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(session.API_SERVER)
+    if before is not None:
+        monkeypatch.setenv(session.API_SERVER, before)
+    began: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda **_: began.append(os.environ[session.API_SERVER]))
+    session._start_private([])
+    assert (began, os.environ.get(session.API_SERVER)) == ([before or session.NOBODY], before)
 
 
 def test_auto_and_the_port_find_what_ray_start_runs(started_by_hand: int) -> None:

@@ -84,7 +84,7 @@ Fit = Callable[[Callable[[], None]], None]
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
-    def run(fit: Fit, plan: TeacherPlan = PLAN, *, workers: int = 1, go_on: bool = True) -> bool:
+    def run(fit: Fit, plan: TeacherPlan = PLAN, *, workers: int = 1, go_on: bool = True, resources: RoleResources = ONE) -> bool:
         def trainer(worker: Callable[[dict[str, Any]], None], *, train_loop_config: dict[str, Any], **_: object) -> Any:
             return SimpleNamespace(fit=lambda: fit(lambda: worker(train_loop_config)))
 
@@ -93,9 +93,18 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool
         monkeypatch.setattr(teacher_trainer, "get_context", lambda: context)
         monkeypatch.setattr(teacher_trainer, "DistributedDataParallel", lambda module: module)
         monkeypatch.setattr(teacher_trainer, "ray", LocalRay())
-        return train_on_ray(plan, Folder.at(tmp_path), ONE, gpus=0, watch=lambda step, loss: go_on)
+        return train_on_ray(plan, Folder.at(tmp_path), resources, gpus=0, watch=lambda step, loss: go_on)
 
     return run
+
+
+def test_a_worker_has_the_threads_of_its_processors(train: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in another number of threads are other sums."""
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(teacher_trainer, "train_teacher", lambda *_, **__: threads.append(0))
+    assert train(lambda worker: worker(), resources=RoleResources(cpus=3, gpus=0))
+    assert threads == [3, 0]
 
 
 def again(worker: Callable[[], None]) -> None:
