@@ -121,7 +121,7 @@ def build_edm(precond: str, arguments: Mapping[str, Any]) -> Preconditioning:
             raise CheckpointError(f"argument {_shown(name)} of {model_type}: not one that this version knows")
         try:
             checked[name] = checks[name](value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last: a whole number that no float holds
             raise CheckpointError(f"argument {name} of {model_type}: can't be {_shown(value)}") from None
     own = {name: checked.pop(name) for name in own_checks if name in checked}
     if "M" in own:
@@ -137,7 +137,10 @@ def build_edm(precond: str, arguments: Mapping[str, Any]) -> Preconditioning:
         network = make_network(in_channels=channels, out_channels=channels, **checked)
     except ValueError as error:
         raise CheckpointError(f"arguments of {model_type}: {error}") from None
-    denoiser = make_denoiser(network, label_dim=checked.get("label_dim", 0), **own)
+    try:
+        denoiser = make_denoiser(network, label_dim=checked.get("label_dim", 0), **own)
+    except OverflowError:
+        raise CheckpointError(f"arguments of {precond}: {_shown(own)} give a σ that no float holds") from None
     low, high = denoiser.sigma_min, denoiser.sigma_max
     if not low < high:
         raise CheckpointError(f"arguments of {precond}: sigma_min {low:g} is not below sigma_max {high:g}")

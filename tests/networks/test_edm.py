@@ -114,6 +114,8 @@ def test_a_fresh_network_starts_near_zero() -> None:
         ("EDMPrecond", NETWORKS["DDPM++"] | {"resample_filter": [1, -1]}, "resample_filter"),
         ("EDMPrecond", NETWORKS["DDPM++"] | {"sigma_data": 0.0}, "sigma_data"),
         ("EDMPrecond", NETWORKS["DDPM++"] | {"sigma_min": 5.0, "sigma_max": 1.0}, "sigma_min 5 is not below sigma_max 1"),
+        ("VEPrecond", NETWORKS["DDPM++"] | {"sigma_max": 10**400}, "sigma_max"),
+        ("VPPrecond", NETWORKS["DDPM++"] | {"beta_d": 1e6}, "'beta_d': 1000000.0"),
         ("EDMPrecond", NETWORKS["DDPM++"] | {"img_resolution": 9}, "9 pixels"),
         ("EDMPrecond", {"img_resolution": 8}, "img_channels"),
     ],
