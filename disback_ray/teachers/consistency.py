@@ -11,7 +11,7 @@ from torch import Tensor
 from disback_ray.errors import CheckpointError
 from disback_ray.networks.consistency_unet import GROUPS, ConsistencyUNet
 from disback_ray.networks.preconditioning import ConsistencyPrecond
-from disback_ray.teachers.foreign_weights import denoiser_with, precision_of
+from disback_ray.teachers.foreign_weights import FLOATS, denoiser_with, precision_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _state_dict(source: str | os.PathLike[str] | BinaryIO) -> dict[str, Tensor]:
 
 def _is_plain(value: Any) -> bool:
     """A floating-point tensor in memory of its own: a repeated one would unfold to any size when converted."""
-    floating = isinstance(value, Tensor) and value.layout == torch.strided and value.is_floating_point()
+    floating = isinstance(value, Tensor) and value.layout == torch.strided and value.dtype in FLOATS and not value.is_meta
     return floating and value.nbytes <= value.untyped_storage().nbytes()
 
 

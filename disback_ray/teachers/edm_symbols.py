@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from disback_ray.errors import CheckpointError
+from disback_ray.teachers.foreign_weights import FLOATS
 from disback_ray.teachers.inert_pickle import Built, Constructor
-
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class Module(Built):

@@ -11,6 +11,9 @@ from disback_ray.networks.preconditioning import Preconditioning
 
 Denoiser = TypeVar("Denoiser", bound=Preconditioning)
 
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""The types that weights may have in a file; torch counts others to the floating-point ones that it can't compute with."""
+
 
 def denoiser_with(build: Callable[[], Denoiser], weights: Mapping[str, Tensor]) -> Denoiser:
     """The denoiser that `build` makes, holding `weights` as float32, in `eval` mode.

@@ -141,9 +141,11 @@ def _weights(path: Path, part: str, stem: str) -> list[str]:
             _check_tensors(path / part / one, f"{part}/{one}")
             return [f"{part}/{one}"]
         if (path / part / several).is_file():
-            shards = sorted(set(_json(path, f"{part}/{several}").get("weight_map", {}).values()))
-            if not shards or any(Path(shard).name != shard for shard in shards):
+            named = _json(path, f"{part}/{several}").get("weight_map")
+            found = list(named.values()) if isinstance(named, dict) else []
+            if not found or not all(isinstance(shard, str) and Path(shard).name == shard for shard in found):
                 raise CheckpointError(f"{part}/{several}: names no files beside it")
+            shards = sorted(set(found))
             for shard in shards:
                 _check_tensors(path / part / shard, f"{part}/{shard}")
             return [f"{part}/{several}", *(f"{part}/{shard}" for shard in shards)]

@@ -135,6 +135,8 @@ WRONG: dict[str, object] = {
     "a training state": {"model": small(), "step": 3},
     "numbered weights": {1: torch.zeros(3)},
     "integers": {"time_embed.0.weight": torch.zeros(128, 32, dtype=torch.int64)},
+    "numbers in 8 bits": small() | {"out.2.bias": torch.zeros(3).to(torch.float8_e4m3fn)},
+    "no numbers at all": small() | {"out.2.bias": torch.zeros(3, device="meta")},
     "another network": {"conv.weight": torch.zeros(3, 3)},
     "an unfolded tensor": small() | {"out.2.bias": torch.zeros(1).expand(3)},
     "widths that don't fit": small() | {"time_embed.0.weight": torch.zeros(120, 30)},

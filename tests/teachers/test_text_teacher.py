@@ -312,6 +312,15 @@ def _pickled(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
 
 
+def _indexed(shards: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        whole.unlink()
+        whole.with_name(f"{whole.name}.index.json").write_text(json.dumps({"weight_map": shards}))
+
+    return change
+
+
 def _cut(folder: Path) -> None:
     file = folder / "text_encoder" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
@@ -333,6 +342,8 @@ def _cut(folder: Path) -> None:
         (_changed("scheduler/scheduler_config.json", rescale_betas_zero_snr=True), "rescale_betas_zero_snr"),
         (_pickled, "unet/diffusion_pytorch_model.bin: a pickle, which is not read"),
         (_cut, "text_encoder/model.safetensors: damaged"),
+        (_indexed({"a": 5}), "unet/diffusion_pytorch_model.safetensors.index.json: names no files beside it"),
+        (_indexed(["a"]), "unet/diffusion_pytorch_model.safetensors.index.json: names no files beside it"),
         (lambda folder: (folder / "unet" / "config.json").write_text("{"), "unet/config.json: damaged: no JSON"),
         (lambda folder: (folder / "vae" / "config.json").unlink(), "vae: has no configuration"),
     ],
