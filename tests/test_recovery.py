@@ -279,7 +279,7 @@ def test_a_step_with_nan_is_skipped_in_every_role(
     tiny: Any, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run that stops, and goes on with --on-nonfinite skip, is the one that skipped from the start."""
-    monkeypatch.setattr(parts, "FakeScore", Asked)
+    monkeypatch.setitem(parts.CLASSES, "fake_score", Asked)
     Asked.seen.clear()
     said = command(*tiny.arguments("ring8", tmp_path / "run", "--in-process", "--on-nonfinite", "skip"))
     assert said.status == 0
@@ -296,7 +296,7 @@ def test_a_step_with_nan_is_skipped_in_every_role(
     assert rows["backtracking", 12]["spread"] is not None, "the last look was waited for"
     assert {key for key, row in rows.items() if row["fake_loss"] is None} == {(stage, step + 1) for stage, step in bad}
 
-    monkeypatch.setattr(parts, "FakeScore", Odd)
+    monkeypatch.setitem(parts.CLASSES, "fake_score", Odd)
     words = tiny.arguments("ring8", tmp_path / "other", "--in-process")
     assert command(*words).status == 2
     assert command(*words, "--on-nonfinite", "skip").status == 0
@@ -315,7 +315,7 @@ class Large(FakeScore):
 def test_too_little_gpu_memory_is_told_with_the_plan_s_figure(
     tiny: Any, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "FakeScore", Large)
+    monkeypatch.setitem(parts.CLASSES, "fake_score", Large)
     said = command(*tiny.arguments("ring8", tmp_path / "run", "--in-process"))
     last = said.err.splitlines()[-1]
     assert said.status == 2
@@ -424,7 +424,7 @@ def test_over_actors_roles_are_killed_the_run_interrupted_and_the_driver_killed(
     """
     assert ring8, "its teacher is there"
     out, more = tmp_path / "run", ["backtracking.steps=40", "cluster.recovery.on_nonfinite=skip"]
-    monkeypatch.setattr(parts, "FakeScore", Odd)
+    monkeypatch.setitem(parts.CLASSES, "fake_score", Odd)
     words = tiny.arguments(
         "ring8", out, *(word for setting in [*more, f"cluster.address={ray_cluster}"] for word in ("--set", setting))
     )

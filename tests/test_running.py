@@ -285,7 +285,7 @@ def test_another_run_s_folder_is_refused(tiny: Any, ring8: Path, command: Comman
     before = contents(ring8)
     for more, said in {
         ("--set", "batch=16"): "(batch: 32 there, 16 here)",
-        ("--set", "teacher.training.optimiser.lr=0.5"): "(teacher.training.optimiser.lr: 0.002 there, 0.5 here)",
+        ("--set", "teacher.training.optimiser.lr=0.5"): "(teacher.training.optimiser.lr: 0.005 there, 0.5 here)",
         ("--set", "student.network.hidden_layers=2"): "(student.network.hidden_layers: 1 there, 2 here)",
         ("--set", "data.std=0.2"): "(data.std: 0.1 there, 0.2 here)",
         ("--seed", "1"): "(seed: 0 there, 1 here)",
