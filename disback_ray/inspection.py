@@ -21,7 +21,7 @@ from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.lora import FILE as LORA
 from disback_ray.teachers.pipeline import NAMES, is_pipeline
 from disback_ray.teachers.saved import SETTINGS as DENOISER
-from disback_ray.teachers.saved import TRAINING, load_denoiser, load_spec, refuse_modules
+from disback_ray.teachers.saved import load_denoiser, load_spec, refuse_modules, refuse_unfinished
 from disback_ray.teachers.saved_generator import SETTINGS as GENERATOR
 from disback_ray.teachers.saved_generator import load_generator
 from disback_ray.teachers.text_teacher import read_text_teacher
@@ -61,8 +61,7 @@ def inspect(where: str | Path, *, trust_modules: bool = False) -> Facts:
         return _diffusers(str(where))
     if folder.has(EXPORT):
         return _export(folder)
-    if folder.has(TRAINING):
-        raise CheckpointError(f"{where}: a teacher in training: finish it with the same `disback-ray teacher train` command")
+    refuse_unfinished(folder, where=where)
     if not folder.names():
         raise CheckpointError(f"{where}: nothing is there")
     raise CheckpointError(f"{where}: neither a teacher's folder ({DENOISER}), nor a generator's ({GENERATOR}), nor a run's")

@@ -35,7 +35,7 @@ from disback_ray.teachers.guidance import NONE, USUAL
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.pipeline import is_pipeline
 from disback_ray.teachers.saved import SETTINGS as SETTINGS_OF_DENOISER
-from disback_ray.teachers.saved import load_denoiser, load_spec, refuse_modules
+from disback_ray.teachers.saved import load_denoiser, load_spec, refuse_modules, refuse_unfinished
 from disback_ray.teachers.saved_generator import SETTINGS, load_generator
 from disback_ray.teachers.text_teacher import read_text_teacher
 
@@ -184,6 +184,7 @@ def load_run(folder: str | Path, *, trust_modules: bool = False) -> RunResult:
     Raises CheckpointError where there is none.
     """
     place = Folder.at(folder)
+    refuse_unfinished(place, where=folder)
     if not place.has(SUMMARY):
         raise CheckpointError(f"{folder}: no run of disback-ray is there (it has no {SUMMARY})")
     return RunResult(place, read_summary(place), trust_modules)

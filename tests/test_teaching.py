@@ -17,7 +17,9 @@ from disback_ray import teaching
 from disback_ray.config.teacher_job import multipliers_for
 from disback_ray.errors import CheckpointError, ConfigError, DisbackError, RunFolderError
 from disback_ray.progress import Silent
+from disback_ray.result import load_model
 from disback_ray.storage import Folder
+from disback_ray.teachers.training import saved_every
 from disback_ray.teaching import TrainedTeacher, train_teacher
 
 Train = Callable[..., TrainedTeacher]
@@ -80,6 +82,8 @@ def test_ctrl_c_keeps_and_the_same_command_goes_on(train: Train, digits_kept: An
     assert broken.has("unfinished.safetensors")
     with pytest.raises(CheckpointError, match="a teacher in training: finish it with the same"):
         disback_ray.inspection.inspect(broken.uri)
+    with pytest.raises(CheckpointError, match="a teacher in training"):
+        load_model(broken.uri)
     told: list[int] = []
     monkeypatch.setattr(Silent, "step", lambda self, done, *, node, numbers: told.append(done) if "loss" in numbers else None)
     train(digits_kept.zip, "broken")
@@ -91,6 +95,11 @@ def test_ctrl_c_keeps_and_the_same_command_goes_on(train: Train, digits_kept: An
     told.clear()
     assert train(digits_kept.zip, "broken").summary["status"] == "complete"
     assert told == [], "what is complete is not trained again"
+
+
+@pytest.mark.parametrize(("steps", "between"), [(500, 100), (2400, 240), (100_000, 1000)])
+def test_a_death_costs_no_more_than_a_thousand_steps(steps: int, between: int) -> None:
+    assert saved_every(steps) == between
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Train's own, at every start

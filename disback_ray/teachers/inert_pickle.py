@@ -43,9 +43,9 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_pickle(data: bytes, constructors: Mapping[str, Constructor]) -> Any:
-    """The object in a pickle of protocol 2 or later. `constructors`: 'module.name' → what stands in for it.
+    """The object in a pickle of protocol 4 (Python's own since 3.8) or 5; of 2 and 3 where it holds no sets and no bytes.
 
-    They may raise TypeError or ValueError for arguments that they don't take.
+    constructors: 'module.name' → what stands in for it. They may raise TypeError or ValueError for arguments that they don't take.
     Raises CheckpointError for a symbol without a constructor, which it names, and for a damaged or unusual pickle.
     """
     machine = _Machine(constructors)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -26,6 +27,12 @@ def save_denoiser(folder: Folder, spec: DenoiserSpec, weights: Mapping[str, Tens
 
 def is_saved(folder: Folder) -> bool:
     return folder.has(SETTINGS)
+
+
+def refuse_unfinished(folder: Folder, *, where: str | Path) -> None:
+    """Raises CheckpointError where a folder's teacher has yet to be trained to its end."""
+    if folder.has(TRAINING) and not is_saved(folder):
+        raise CheckpointError(f"{where}: a teacher in training: finish it with the same `disback-ray teacher train` command")
 
 
 def load_spec(folder: Folder) -> DenoiserSpec:

@@ -23,6 +23,8 @@ from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.teachers.saved import restore, save_denoiser
 
 UNFINISHED = "unfinished.safetensors"
+MOST_UNSAVED = 1000
+"""Steps that the death of the process may cost; a stop costs none."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def train_teacher(
         learner.update(step, samples=plan.batch)
         average.update(step)
         if rank == 0:
-            if (step + 1) % max(plan.steps // 10, 100) == 0:
+            if (step + 1) % saved_every(plan.steps) == 0:
                 folder.write_tensors(UNFINISHED, learner.state() | average.state())
             if looks and ((step + 1) % looks.every == 0 or step + 1 == plan.steps):
                 _draw(plan, denoiser, average.weights, looks, folder, step + 1)
@@ -94,6 +96,11 @@ def train_teacher(
                 raise
     if rank == 0:
         save_denoiser(folder, plan.spec, average.weights)
+
+
+def saved_every(steps: int) -> int:
+    """So many steps lie between what is written on the way: a tenth of them, within bounds."""
+    return min(max(steps // 10, 100), MOST_UNSAVED)
 
 
 def _draw(plan: TeacherPlan, denoiser: nn.Module, weights: dict[str, Tensor], looks: Looks, folder: Folder, step: int) -> None:
