@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 from benchmarks import options, publish
 from disback_ray.algorithms.noise import KarrasNoise
@@ -14,6 +15,7 @@ from disback_ray.algorithms.path import geometric_marks
 from disback_ray.comparing import compare, lines, results
 from disback_ray.config import Recipe, load_recipe
 from disback_ray.errors import ConfigError
+from disback_ray.teachers.node_storage import NodeKind
 
 Variants = Mapping[str, tuple[str, ...]]
 
@@ -56,8 +58,13 @@ def switch(recipe: Recipe) -> Variants:
 
 
 def precision(recipe: Recipe) -> Variants:
-    """The nodes in float32 and in bfloat16."""
+    """In what the nodes compute: float32 or bfloat16."""
     return {f"nodes-{kind}": (f"precision.path_node={kind}",) for kind in ("fp32", "bf16")}
+
+
+def storage(recipe: Recipe) -> Variants:
+    """How nodes lie on disk, and so what the targets and s_φ's start are: the difference to the teacher has rank 8."""
+    return {f"stored-{kind}": (f"recording.store={kind}",) for kind in get_args(NodeKind)}
 
 
 def ratio(recipe: Recipe) -> Variants:
@@ -87,7 +94,7 @@ def init(recipe: Recipe) -> Variants:
 
 
 AXES: Mapping[str, Callable[[Recipe], Variants]] = {
-    made.__name__: made for made in (nodes, placing, interval, switch, precision, ratio, weighting, sigma, init)
+    made.__name__: made for made in (nodes, placing, interval, switch, precision, storage, ratio, weighting, sigma, init)
 }
 
 

@@ -1,7 +1,10 @@
 """`disback-ray inspect`: what a file or a folder holds, in a few lines, or why it is refused."""
 
+import re
 from pathlib import Path
+from typing import Any
 
+from rich.filesize import decimal
 from torch import nn
 
 from disback_ray.algorithms.vp_schedule import VPSchedule
@@ -19,6 +22,7 @@ from disback_ray.teachers.drawing import limits
 from disback_ray.teachers.foreign_weights import precision_of
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.lora import FILE as LORA
+from disback_ray.teachers.path_nodes import load_node, nodes_of, said_of
 from disback_ray.teachers.pipeline import NAMES, is_pipeline
 from disback_ray.teachers.saved import SETTINGS as DENOISER
 from disback_ray.teachers.saved import load_denoiser, load_spec, refuse_modules, refuse_unfinished
@@ -45,6 +49,8 @@ def inspect(where: str | Path, *, trust_modules: bool = False) -> Facts:
     """
     folder, name = Folder.of_file(where)
     if folder.size(name) is not None:
+        if (node := re.fullmatch(r"node-(\d+)\.(safetensors|json)", name)) and folder.has(f"node-{node[1]}.json"):
+            return _node(folder, int(node[1]))
         return _lora(str(where)) if name.endswith(".safetensors") else _file(str(where))
     folder = Folder.at(where)
     if folder.has(LORA):
@@ -98,6 +104,34 @@ def _lora(name: str) -> Facts:
         "parameters": _number(sum(tensor.numel() for tensor in tensors.values())),
         "precision": f"{precision_of(tensors.values())} in the file; float32 here",
     }
+
+
+def _node(path: Folder, node: int) -> Facts:
+    """A node of a path, by its file or its JSON."""
+    said = said_of(path, node)
+    numbers = sum(tensor.numel() for tensor in load_node(path, node, adapter=said.get("adapter")).values())
+    return {
+        "kind": f"node {node} of a path, after {said.get('step')} recording steps",
+        "weights": "LoRA's adapter on the teacher" if said.get("adapter") else "a whole network",
+        "stored": f"{_stored(said)}: {_number(numbers)} numbers, {decimal(_size(path, node))}",
+    }
+
+
+def _stored(said: dict[str, Any]) -> str:
+    storage = said.get("storage", {})
+    return f"{storage.get('kind', 'as they are')}{f', rank {rank}' if (rank := storage.get('rank')) else ''}"
+
+
+def _path(path: Folder) -> Facts:
+    """How many nodes a run has recorded, and how they are stored."""
+    nodes = nodes_of(path)
+    kinds = {_stored(said_of(path, node)) for node in nodes}
+    size = decimal(sum(_size(path, node) for node in nodes))
+    return {"path": f"{len(nodes)} nodes, stored {' and '.join(sorted(kinds))}: {size}"} if nodes else {}
+
+
+def _size(path: Folder, node: int) -> int:
+    return path.size(f"node-{node}.safetensors") or 0
 
 
 def _diffusers(name: str) -> Facts:
@@ -181,7 +215,7 @@ def _run(folder: Folder, trust_modules: bool) -> Facts:
     summary = read_summary(folder) if folder.has(SUMMARY) else {}
     facts = {"kind": f"run of {summary.get('recipe', 'an unknown recipe')}, {summary.get('status', 'not begun')}"}
     if (folder / "generator").has(GENERATOR):
-        return facts | _generator(folder / "generator", trust_modules)
+        return facts | _generator(folder / "generator", trust_modules) | _path(folder / "path")
     return facts | {"generator": "none yet: finish the run with the same `disback-ray run` command"}
 
 

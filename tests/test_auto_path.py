@@ -98,6 +98,26 @@ def test_a_node_is_left_by_what_was_seen_of_it(tiny: Any, tmp_path: Path, killed
     assert tiny.rows(out) == tiny.rows(tmp_path / "whole")
 
 
+def test_nodes_stored_smaller_are_what_everybody_reads(
+    ring8: Path, tiny: Any, tmp_path: Path, killed: Callable[..., None]
+) -> None:
+    """Also s_φ, which has just been the last of them in full: else a run that was killed would start it elsewhere."""
+    settings = [*PLAIN, "recording.store=int8"]
+    whole = tiny.run("ring8", tmp_path / "whole", *settings)
+    rows, full = tiny.rows(tmp_path / "whole"), tiny.rows(ring8)
+    assert rows[:8] == full[:8], "recording itself goes on in full"
+    assert rows[8]["fake_loss"] != full[8]["fake_loss"], "s_φ starts from what was kept"
+    out = tmp_path / "killed"
+    killed(out, [("recording", 6), ("backtracking", 1), ("backtracking", 6)], *settings)
+    tiny.run("ring8", out, *settings)
+    assert tiny.summary(out)["digest"] == whole.summary["digest"]
+    assert tiny.rows(out) == rows
+    for node in (1, 2, 3):
+        file = f"path/node-{node}.safetensors"
+        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (out / file).stat().st_size < (ring8 / file).stat().st_size
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

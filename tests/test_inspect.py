@@ -1,11 +1,13 @@
 """`inspect`: what each kind of checkpoint is, in lines that a person reads; or one line why it is refused."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.filesize import decimal
 
 import disback_ray
 from disback_ray.cli import main
@@ -93,12 +95,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_and_its_generator(run: Path) -> None:
     ring, images = inspect(run / "ring"), inspect(run / "images")
-    assert ring == inspect(run / "ring" / "generator") | {"kind": "run of ring8-tiny, complete"}
+    said = {"kind": "run of ring8-tiny, complete", "path": ring["path"]}
+    assert ring == inspect(run / "ring" / "generator") | said
+    assert ring["path"].startswith("2 nodes, stored as they are: ")
     assert (ring["network"], ring["points"]) == ("MLP, one step", "of 2 coordinates")
     assert images["kind"] == "run of cifar10-edm-tiny, complete"
     assert (images["network"], images["σ"]) == ("DDPM++, EDM preconditioning", "one step from σ = 2.5")
     (teacher,) = (run / "storage" / "teachers").glob("ring-*")
     assert inspect(teacher)["network"] == "residual MLP, EDM preconditioning"
+
+
+def test_a_node_of_its_path(run: Path) -> None:
+    facts = inspect(run / "ring" / "path" / "node-2.safetensors")
+    size = (run / "ring" / "path" / "node-2.safetensors").stat().st_size
+    assert (facts["kind"], facts["weights"]) == ("node 2 of a path, after 2 recording steps", "a whole network")
+    assert re.fullmatch(rf"as they are: [\d,]+ numbers, {re.escape(decimal(size))}", facts["stored"])
 
 
 def test_an_unfinished_run_says_so(run: Path, tmp_path: Path) -> None:

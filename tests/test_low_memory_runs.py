@@ -21,6 +21,7 @@ LEAN = (
     "backtracking.generator.states=8bit",
     "backtracking.fake_score.offload=true",
     "recording.optimiser.warmup=3",
+    "recording.store=int8",
 )
 
 
@@ -42,6 +43,7 @@ def test_the_path_and_the_checkpoints_hold_adapters_alone(lean: Path) -> None:
             names = [name for name in tensors.keys() if not name.startswith(("optimiser.", "version"))]  # noqa: SIM118
         assert names
         assert all(".lora_" in name for name in names), file
+        assert any(name.endswith(":int8") for name in names) == (file.parent.name == "path"), file
     whole = (lean / "generator" / "model.safetensors").stat().st_size
     assert all(file.stat().st_size < 0.5 * whole for file in lean.glob("path/*.safetensors"))
 
@@ -111,6 +113,13 @@ def test_another_start_of_s_phi_is_another_run_towards_the_same_targets(
         ("digits", ["fake_score.lora={rank: 0}"], "fake_score.lora.rank: 0"),
         ("digits", ["fake_score.lora={rnk: 8}"], "unknown key fake_score.lora.rnk; did you mean 'rank'?"),
         ("digits", ["fake_score.lora={targets: []}"], "fake_score.lora.targets"),
+        (
+            "digits",
+            ["fake_score.lora={}", "recording.store=low_rank"],
+            "recording.store: low_rank: adapters (fake_score.lora) are of a",
+        ),
+        ("digits", ["recording.store=int4"], "recording.store: 'int4'"),
+        ("digits", ["recording.store_rank=0"], "recording.store_rank: 0"),
         ("digits", ["backtracking.fake_init=end"], "backtracking.fake_init: 'end'"),
         ("digits", ["student.graph=redo"], "student.graph: 'redo'"),
         ("digits", ["recording.optimiser={lr: 0.1, kind: sgd, states: 8bit}"], "recording.optimiser: .*sgd has none"),

@@ -39,7 +39,8 @@ from disback_ray.study.scoring import score
 from disback_ray.teachers.checkpoint import Expected, read_file, read_teacher, read_teacher_folder
 from disback_ray.teachers.edm_writer import edm_pickle
 from disback_ray.teachers.inert_pickle import Built, read_pickle
-from disback_ray.teachers.path_nodes import load_node, save_node
+from disback_ray.teachers.node_storage import NodeStorage
+from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.saved import save_denoiser
 
 EDM = {"img_resolution": 4, "img_channels": 1, "model_type": "SongUNet", "model_channels": 4, "channel_mult": [1], "num_blocks": 1,
@@ -261,8 +262,18 @@ def _manifest() -> Reader:
 
 
 def _node() -> Reader:
-    made, name = _written(lambda folder: save_node(folder, 1, SPEC.build().state_dict(), step=5)), "node-1.json"
-    return Reader("node", name, [made.pop(name)], lambda file: load_node(Folder.at(file.parent), 1), beside=made)
+    def write(folder: Folder) -> None:
+        network, copies = SPEC.build(), PathCopies(folder, folder, storage=NodeStorage("int8"))
+        copies.keep(network.state_dict(), 1, step=5, matrices=copies.matrices(network))
+
+    made, name = _written(write), "node-1.json"
+    return Reader(
+        "node",
+        name,
+        [made.pop(name)],
+        lambda file: PathCopies(Folder.at(file.parent), Folder.at(file.parent)).read(1),
+        beside=made,
+    )
 
 
 def _metrics() -> Reader:

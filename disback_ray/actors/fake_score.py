@@ -265,7 +265,7 @@ class FakeScore:
         self.learner.require(step)
         weights = self.ranks.whole(self.copies.weights(self.denoiser))
         if self.ranks.first:
-            self.copies.keep(weights, node, step=step)
+            self.copies.keep(weights, node, step=step, matrices=self.copies.matrices(self.denoiser))
         return {}
 
     @looks

@@ -115,7 +115,7 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
         stages, teacher.sigma_data, back.noise, recipe.fit_noise, back.weighting, wire,
         precision=precision.fake_score, checkpointing=recipe.fake_score.checkpointing, seed=seed,
     )  # fmt: skip
-    copies = PathCopies(places.teacher, path, recipe.fake_score.lora)
+    copies = PathCopies(places.teacher, path, recipe.fake_score.lora, recipe.recording.storage)
     generator = GeneratorSettings(
         spec, back.steps, recipe.batch, back.generator, student.ema, seed, wire,
         precision=precision.generator, checkpointing=student.checkpointing, graph=student.graph, ema_on=student.ema_on,

@@ -20,6 +20,7 @@ from disback_ray.evaluation.digit_judge import FEATURES
 from disback_ray.evaluation.resizers import Mode
 from disback_ray.networks.module import ModuleSpec
 from disback_ray.networks.spec import Count, DenoiserSpec, MLPSpec, ResNetMLPSpec, Samples
+from disback_ray.teachers.node_storage import NodeKind, NodeStorage
 
 refuse_unknown_keys(DigitsData, RingData, GridData, ImagesData, NoData, PromptsData)
 
@@ -57,11 +58,17 @@ class Student(Frozen):
 
 
 class Recording(Frozen):
-    """Algorithm 1. A node every `every` steps, or after the steps that `at` names. steps 0: no path, the paper's 'w/o trajectory'."""
+    """Algorithm 1. A node every `every` steps, or after the steps that `at` names. steps 0: no path, the paper's 'w/o trajectory'.
+
+    store: how nodes are kept on disk, and so what they are: in full, in bfloat16 or int8, or as the difference to the teacher, of rank
+    store_rank (low_rank).
+    """
 
     steps: Whole = 200
     every: Count | None = None
     at: tuple[Count, ...] | None = None
+    store: NodeKind = "fp32"
+    store_rank: Count = 8
     optimiser: OptimiserSettings
 
     @model_validator(mode="after")
@@ -69,6 +76,10 @@ class Recording(Frozen):
         if self.every is not None and self.at is not None:
             raise ValueError(f"every: {self.every}, and at: {list(self.at)}: give one of them, and null for the other")
         return self
+
+    @property
+    def storage(self) -> NodeStorage:
+        return NodeStorage(self.store, self.store_rank)
 
     @property
     def marks(self) -> tuple[int, ...]:
@@ -200,6 +211,10 @@ class Recipe(Frozen):
         if self.fake_score.lora and self.backtracking.fake_init == "random":
             raise ValueError(
                 "backtracking.fake_init: random: LoRA (fake_score.lora) leaves all weights but its own the teacher's"
+            )
+        if self.fake_score.lora and self.recording.store == "low_rank":
+            raise ValueError(
+                "recording.store: low_rank: adapters (fake_score.lora) are of a low rank already: fp32, bf16 or int8"
             )
         if isinstance(self.teacher, Teacher) and self.teacher.exact_score and self.precision.teacher != "fp32":
             raise ValueError(f"precision.teacher: {self.precision.teacher}: the exact score is no network: fp32")

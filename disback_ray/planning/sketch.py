@@ -46,7 +46,7 @@ class SketchedCopies(PathCopies):
     def of(copies: PathCopies) -> "SketchedCopies":
         denoiser = copies.build()
         weights = adapter_of(denoiser) if copies.lora else dict(denoiser.state_dict())
-        return SketchedCopies(copies.teacher, copies.path, copies.lora, weights)
+        return SketchedCopies(copies.teacher, copies.path, copies.lora, node=weights)
 
     def read(self, node: int) -> dict[str, Tensor]:
         return self.node

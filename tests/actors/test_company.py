@@ -18,6 +18,7 @@ from disback_ray.config import ClusterConfig, Recipe, RoleResources, load_recipe
 from disback_ray.data.sources import RingData
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.mixture import ExactMixture
+from disback_ray.teachers.node_storage import NodeStorage
 from disback_ray.teachers.path_nodes import load_node
 from disback_ray.teachers.saved import load_denoiser, save_denoiser
 
@@ -50,6 +51,7 @@ def test_each_role_has_its_own_settings(stage: Stage) -> None:
         *SMALL, "recording.optimiser.lr=0.1", "backtracking.fake_score.lr=0.2", "backtracking.generator.lr=0.3",
         "backtracking.fake_updates=3", "backtracking.weighting=score_difference", "student.ema=0.5", "student.ema_ramp=7",
         "backtracking.noise={kind: karras, sigma_min: 0.4}", "fit_noise={kind: karras, sigma_min: 0.5}", "backtracking.steps=900",
+        "recording.store=low_rank", "recording.store_rank=5",
     ])  # fmt: skip
     places = stage(recipe)
     fake, generator = (built(recipe, places, role, seed=11) for role in ("fake_score", "generator"))
@@ -61,6 +63,7 @@ def test_each_role_has_its_own_settings(stage: Stage) -> None:
     assert (fake.settings.weighting, fake.settings.sigma_data) == ("score_difference", recipe.teacher.sigma_data)
     assert fake.settings.fit_noise == KarrasNoise(sigma_min=0.5)
     laws = [fake.settings.score_noise, *(built(recipe, places, role).noise for role in ("teacher", "path_node"))]
+    assert fake.copies.storage == NodeStorage("low_rank", 5)
     assert laws == [KarrasNoise(sigma_min=0.4)] * 3, "both scores of Eq. (8) are taken at one σ"
 
 
