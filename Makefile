@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-long check
+.PHONY: run test test-long chaos check
 
 run: $(STAMP)  ## scikit-learn's real digits into a one-step generator, on Ray actors on this machine
 	@$(BIN)/disback-ray run
@@ -14,6 +14,9 @@ test: $(STAMP)  ## the tests, on the CPU
 
 test-long: $(STAMP)  ## the few tests that take half a minute or more each
 	@$(BIN)/python -m pytest -m long
+
+chaos: $(STAMP)  ## the chaos suite's short form: processes and a machine killed under small runs, which have to end with the same weights
+	@$(BIN)/python -m benchmarks.chaos --short
 
 check: $(STAMP)  ## format, lint, types, and which way imports point
 	@$(BIN)/ruff format --check
