@@ -16,6 +16,8 @@ from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import ImagesData, NoData
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.interruption import Stop
+from disback_ray.networks.checkpointing import checkpoint_gradients
+from disback_ray.networks.lora import add_lora
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.progress import Watcher
 from disback_ray.run_folder import (
@@ -153,7 +155,7 @@ def modules_of(recipe: Recipe, teacher: Folder | None) -> tuple[str, ...]:
 
 
 def check_networks(recipe: Recipe, teacher: Folder) -> None:
-    """Tries the networks that only a run can: modules, and a student's for the shape that a teacher's file has.
+    """Tries the networks that only a run can: modules, a student's for the shape that a teacher's file has, and what trains them.
 
     Raises ConfigError where one doesn't fit, CheckpointError where the teacher's folder names a module that the recipe doesn't.
     """
@@ -172,6 +174,14 @@ def check_networks(recipe: Recipe, teacher: Folder) -> None:
     if isinstance(student.network, DenoiserSpec) and recipe.student.network != "teacher":
         with _named("student.network"):
             student.network.check()
+    if isinstance(student.network, DenoiserSpec) and recipe.student.checkpointing:
+        with _named("student"):
+            checkpoint_gradients(student.network.sketch())
+    with _named("fake_score"):
+        if recipe.fake_score.lora is not None:
+            add_lora(spec.sketch(), recipe.fake_score.lora)
+        if recipe.fake_score.checkpointing:
+            checkpoint_gradients(spec.sketch())
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def checkpoint_gradients(network: nn.Module) -> None:
             own()
         found = found or bool(blocks) or callable(own)
     if not found:
-        raise ConfigError(f"checkpointing: true: {type(network).__name__} has no blocks that it is known for: leave it out")
+        raise ConfigError("checkpointing: true: the network has no blocks that it is known for: leave it out")
 
 
 class _Checkpointed:

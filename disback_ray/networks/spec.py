@@ -126,6 +126,11 @@ class DenoiserSpec:
         assert self.sigma_data is not None, "only a network with its own preconditioning has none"
         return EDMPrecond(network, sigma_data=self.sigma_data, label_dim=self.classes).eval()
 
+    def sketch(self) -> nn.Module:
+        """The denoiser without numbers, for what its layers are; somebody's module with them. Raises what `build` raises."""
+        with torch.device("cpu" if self.module else "meta"):  # what a factory computes may want numbers
+            return self.build()
+
     def check(self) -> None:
         """Raises ConfigError where the network can't be built for such samples, or somebody's module gives something else."""
         if isinstance(self.network, ModuleSpec):

@@ -69,6 +69,8 @@ class Odd(nn.Module):
         self.layer = nn.LazyLinear(4) if how == "lazy" else nn.Linear(4, 4)
         if how == "frozen":
             self.requires_grad_(False)
+        if how == "half":
+            self.half()
         if how == "leaves":
             raise SystemExit(3)
 
@@ -195,6 +197,7 @@ def test_another_shape_is_refused(factory: str, said: str) -> None:
         ("changes", "changed x itself"),
         ("lazy", "layer.weight has no shape yet"),
         ("frozen", "without parameters that require gradients"),
+        ("half", "layer.weight is float16: give float32, which is what is trained"),
         ("leaves", "failed: SystemExit: 3"),
     ],
 )

@@ -91,7 +91,7 @@ def test_what_is_no_denoiser_is_refused() -> None:
     student = GeneratorSpec(MLPSpec(width=8), (2,), 0, 1.0).build()
     with pytest.raises(ConfigError, match="precision: bf16: only denoisers can"):
         set_precision(student, "bf16")
-    with pytest.raises(ConfigError, match="checkpointing: true: Direct has no blocks"):
+    with pytest.raises(ConfigError, match="checkpointing: true: the network has no blocks"):
         checkpoint_gradients(student)
 
 
