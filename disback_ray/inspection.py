@@ -22,6 +22,7 @@ from disback_ray.teachers.drawing import limits
 from disback_ray.teachers.foreign_weights import precision_of
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.lora import FILE as LORA
+from disback_ray.teachers.lora import check_weights
 from disback_ray.teachers.path_nodes import load_node, nodes_of, said_of
 from disback_ray.teachers.pipeline import NAMES, is_pipeline
 from disback_ray.teachers.saved import SETTINGS as DENOISER
@@ -95,6 +96,7 @@ def _lora(name: str) -> Facts:
     """A LoRA for a Stable Diffusion, by the names of its weights: which base it is for, only that base can tell."""
     folder, file = Folder.of_file(name)
     tensors = folder.read_tensors(file)
+    check_weights(tensors, where=name)
     downs = [tensor for key, tensor in tensors.items() if key.endswith(DOWN)]
     if not downs:
         raise CheckpointError(f"{name}: safetensors with no weights of a LoRA: name the folder that diffusers saved them in")

@@ -75,6 +75,9 @@ def train_teacher(
 
     Raises DisbackError (see errors.py) with one line for a user; KeyboardInterrupt once what there is has been kept.
     """
+    for key, given in (("data", data), ("out", out), ("cluster", cluster)):
+        if given is not None and not str(given):
+            raise ConfigError(f"{key}: empty, maybe a variable that isn't set: say which")
     mine = [o.removeprefix("cluster.") for o in overrides if o.startswith("cluster.")]
     mine += [f"roles.teacher_trainer.replicas={workers}"] if workers is not None else []
     places_on = load_cluster(cluster, overrides=mine)

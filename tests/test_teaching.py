@@ -176,6 +176,14 @@ def test_what_is_refused(train: Train, digits_kept: Any, tmp_path: Path, options
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("key", ["data", "out", "cluster"])
+def test_an_empty_name_is_no_name(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty path would be the working directory, and all images below it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"^{key}: empty, maybe a variable that isn't set"):
+        train_teacher(**{"data": "nowhere", "resolution": 8, key: ""})
+
+
 def test_whose_folder_it_is(train: Train, digits_kept: Any, tmp_path: Path) -> None:
     train(digits_kept.zip, "out", steps=1)
     with pytest.raises(RunFolderError, match=r"holds another teacher \(teacher.training.steps: 1 there, 2 here\)"):

@@ -129,7 +129,7 @@ def _of_parquet(where: str, folder: Folder, files: Sequence[str], labelled: bool
                 labels += table.read(columns=[of_labels]).column(0).to_pylist()
             named = named or hugging_face_names(table.schema_arrow, of_labels)
         stamps.append(_stamp(folder, file))
-    ids, classes = numbered(where, labels, named) if labelled else (None, ())
+    ids, classes = numbered(where, labels, named) if labelled and count else (None, ())
     return _whole(where, shares, count, ids, classes, [where, list(files), stamps])
 
 

@@ -84,7 +84,8 @@ def _column(content: bytes, data: PromptsData) -> list[str]:
             asked = f"no column {data.column!r}" if data.column else f"none of the columns {', '.join(COLUMNS)}"
             raise ConfigError(f"data.column: {data.file}: {asked}; it has {', '.join(there)[:200] or 'none'}")
         kind = schema.field(name).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind  # as pandas writes categories
+        if not any(is_text(plain) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
             raise ConfigError(f"data.column: {data.file}: column {name!r} holds {kind}, not text")
         texts = pq.read_table(io.BytesIO(content), columns=[name]).column(name).to_pylist()
     except (pa.ArrowException, OSError) as error:

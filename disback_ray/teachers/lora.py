@@ -15,11 +15,13 @@ from disback_ray.errors import CheckpointError
 from disback_ray.hugging_face import diffusers
 from disback_ray.networks.text_unet import LORA_MARK, UNET
 from disback_ray.storage import Folder
+from disback_ray.teachers.foreign_weights import FLOATS
 from disback_ray.teachers.hub import is_hub_id
 
 FILE = "pytorch_lora_weights.safetensors"
 PEFTS = "base_model.model."
-TEXT_ENCODER = "one of the text encoder isn't supported"
+TEXT_ENCODERS = ("text_encoder", "lora_te")
+"""Before the names of one's layers, in diffusers' names and in kohya's."""
 ATTENTION = re.compile(r"\.processor\.to_(q|k|v|out)_lora\.down\.weight")
 
 
@@ -33,14 +35,13 @@ def read_lora(where: str, unet: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         tensors = load(_content(where))
     except SafetensorError as error:
         raise CheckpointError(f"{where}: no safetensors, or damaged: {str(error).splitlines()[0]}") from None
+    check_weights(tensors, where=where)
     named, alphas = diffusers().StableDiffusionPipeline.lora_state_dict(tensors)
     if not named:
         raise CheckpointError(f"{where}: holds no weights of a LoRA")
     if others := sorted(name for name in named if not name.startswith("unet.")):
-        peft = others[0].startswith(PEFTS)
-        why = (
-            "it is named as PEFT does, which keeps α elsewhere: save it by diffusers' save_lora_weights" if peft else TEXT_ENCODER
-        )
+        peft = "it is named as PEFT does, which keeps α elsewhere: save it by diffusers' save_lora_weights"
+        why = peft if others[0].startswith(PEFTS) else f"name a {FILE}"
         raise CheckpointError(f"{where}: {others[0]!r:.80} is not of a U-Net's LoRA: {why}")
     with torch.device("meta"):
         network = diffusers().UNet2DConditionModel.from_config(unet)
@@ -60,11 +61,20 @@ def read_lora(where: str, unet: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         raise CheckpointError(
             f"{where}: a LoRA for another base: it has {len(named)} weights, and this U-Net a place for {len(found)}"
         )
-    if broken := next((name for name, tensor in found.items() if not torch.isfinite(tensor).all()), None):
-        raise CheckpointError(f"{where}: weight {broken} has NaN or Inf")
     return _settings(network) | {"target_modules": sorted(config["target_modules"])}, {
         f"{UNET}{name}": tensor.detach().float() for name, tensor in found.items()
     }
+
+
+def check_weights(tensors: dict[str, Tensor], *, where: str) -> None:
+    """Raises CheckpointError for what no base could take: numbers of other types, NaN or Inf, layers of a text encoder."""
+    if other := next((name for name in tensors if name.startswith(TEXT_ENCODERS)), None):
+        raise CheckpointError(f"{where}: {other!r:.80} is not of a U-Net's LoRA: one of the text encoder isn't supported")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS and not name.endswith(".alpha"):
+            raise CheckpointError(f"{where}: weight {name} is of the type {str(tensor.dtype).removeprefix('torch.')}")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{where}: weight {name} has NaN or Inf")
 
 
 def _layer_of(alpha: str) -> str:

@@ -199,3 +199,5 @@ def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
     assert "has no labels" in refusal(parquet(tmp_path / "c.parquet", image=[b"x"]))
     assert "a label is -1" in refusal(parquet(tmp_path / "d.parquet", image=[b"x"], label=[-1]))
     assert "holds no images" in refusal(parquet(tmp_path / "e.parquet", image=pa.array([], pa.binary())), labelled=False)
+    nothing = parquet(tmp_path / "f.parquet", image=pa.array([], pa.binary()), label=pa.array([], pa.int64()))
+    assert "holds no images" in refusal(nothing)

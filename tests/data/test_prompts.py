@@ -40,6 +40,13 @@ def test_a_parquet_file_has_one_a_row(tmp_path: Path, named: str | None) -> None
     assert prompts.place(0).endswith("prompts.parquet, row 1")
 
 
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_text_is_text_however_arrow_keeps_it(tmp_path: Path, kind: pa.DataType) -> None:
+    """A pandas category is a dictionary."""
+    texts = pa.array(["a cat", "a dog", "a cat"]).cast(kind)
+    assert read_prompts(PromptsData(written(tmp_path, {"prompt": texts}))).texts == ("a cat", "a dog", "a cat")
+
+
 @pytest.mark.parametrize(
     ("content", "column", "message"),
     [

@@ -23,6 +23,7 @@ from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.exports.student import Student
 from disback_ray.exports.text_pipeline import lora_weights, without_variant
 from disback_ray.hugging_face import diffusers
+from disback_ray.inspection import inspect
 from disback_ray.networks.prompt_table import SHARD, PromptTable
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec, OneStep
 from disback_ray.networks.text_unet import LORA_MARK, TextUNetSpec
@@ -404,6 +405,16 @@ def test_a_lora_for_another_base_and_a_damaged_one(taught: Callable[[str], Folde
     name = next(iter(weights))
     save_file(weights | {name: weights[name] * float("nan")}, file)
     with pytest.raises(CheckpointError, match="has NaN or Inf"):
+        save_lora_student(place, taught("sd"), str(file))
+    with pytest.raises(CheckpointError, match="has NaN or Inf"):
+        inspect(file)
+    save_file(weights | {name: weights[name].to(torch.int8)}, file)
+    with pytest.raises(CheckpointError, match=f"weight {name} is of the type int8"):
+        save_lora_student(place, taught("sd"), str(file))
+    save_file({"conv_in.bias": torch.zeros(4)}, file)
+    with pytest.raises(
+        CheckpointError, match=r"'conv_in.bias' is not of a U-Net's LoRA: name a pytorch_lora_weights.safetensors"
+    ):
         save_lora_student(place, taught("sd"), str(file))
     save_file(weights | {"text_encoder.layer.lora_A.weight": torch.zeros(64, 4)}, file)
     with pytest.raises(CheckpointError, match="is not of a U-Net's LoRA: one of the text encoder isn't supported"):
