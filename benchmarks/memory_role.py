@@ -6,13 +6,13 @@ so that a process imports what its role needs and nothing else.
 
 import json
 import pickle
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.peak import peak_mib
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.cast import Cast
 from disback_ray.algorithms.noise import Batch, micro_batches
@@ -69,7 +69,7 @@ def main() -> None:
     else:
         for step in range(STEPS):
             play(roles[name], name, batches_of(backtracking.STAGE, step), tuple(said["shape"]))
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    print(peak_mib())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import signal
 import time
 import warnings
@@ -14,6 +13,7 @@ from typing import Any
 
 from benchmarks.fuzzing.guard import guarded
 from benchmarks.fuzzing.mutator import mutate
+from benchmarks.peak import peak_mib
 from disback_ray.errors import DisbackError
 
 SECONDS = 20
@@ -60,7 +60,7 @@ def fuzz(reader: Reader, folder: Path, *, cases: int, seed: int = 0, seconds: fl
         file.write_bytes(honest)
         reader.read(file)
     there = _listed(folder)
-    found, start, before = Outcome(), time.monotonic(), _peak_mb()
+    found, start, before = Outcome(), time.monotonic(), peak_mib()
     for case in range(cases):
         if time.monotonic() - start > seconds:
             break
@@ -70,7 +70,7 @@ def fuzz(reader: Reader, folder: Path, *, cases: int, seed: int = 0, seconds: fl
         if (case % 500 == 0 or case + 1 == cases) and (left := _listed(folder) - there):
             found.faults["written"] = f"case {case} or before: {sorted(left)[:3]}"
             break
-    found.seconds, found.grown_mb = time.monotonic() - start, _peak_mb() - before
+    found.seconds, found.grown_mb = time.monotonic() - start, peak_mib() - before
     return found
 
 
@@ -116,7 +116,3 @@ def _alarm() -> Iterator[None]:
 
 def _listed(folder: Path) -> set[str]:
     return {os.path.join(where, name) for where, folders, files in os.walk(folder) for name in (*folders, *files)}
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,10 +1,13 @@
 """The benchmarks' figures: ratios, goals, the JSON that others read."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import benchmarks.peak
 from benchmarks import measured, median, options, publish
 
 
@@ -44,3 +47,13 @@ def test_the_table_and_the_json_hold_every_result(tmp_path: Path, capsys: pytest
     assert (page["benchmark"], page["facts"], page["machine"]["cpus"] > 0) == ("memory", {"batch": 2}, True)
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("1,234", "2,469", "0.5", "NO", "0.25", "batch: 2"))
+
+
+def test_a_process_s_peak_is_its_own_and_not_that_of_whoever_began_it() -> None:
+    held = b"x" * (100 << 20)
+    said = subprocess.run(
+        [sys.executable, "-c", "import peak; print(peak.peak_mib())"],
+        cwd=Path(benchmarks.peak.__file__).parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(said.stdout) < 60
+    assert benchmarks.peak.peak_mib() > len(held) / 2**20 + 60
