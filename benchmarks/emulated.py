@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 import torch
@@ -144,8 +145,22 @@ def parts_of(layout: Layout, work: Work, megabytes: float) -> dict[str, Part]:
     return {"teacher": (Target, made), "fake_score": (FakeScore, made), "generator": (Generator, made)}
 
 
-def efficiency(layout: Layout, *, megabytes: float, steps: int) -> tuple[float, float, float]:
-    """(seconds a step, the busiest role's work, seconds of the driver's own CPU a step). megabytes: of a batch of SAMPLES."""
+@dataclass(frozen=True)
+class Cost:
+    """Of a step, in seconds: how long it took, the busiest role's work, the driver's CPU, that of its own thread (the rest is Ray's).
+
+    processors: the share of this machine's that was in use, by whatever runs on it.
+    """
+
+    step: float
+    work: float
+    driver: float
+    own: float
+    processors: float
+
+
+def cost(layout: Layout, *, megabytes: float, steps: int) -> Cost:
+    """What steps cost on a layout. megabytes: of a batch of SAMPLES."""
     work = Work().times(layout.slower)
     roles = {
         "teacher": RoleResources(replicas=layout.targets, cpus=0.01, gpus=0),
@@ -153,13 +168,34 @@ def efficiency(layout: Layout, *, megabytes: float, steps: int) -> tuple[float, 
         "generator": RoleResources(ranks=layout.generators, cpus=0.01, gpus=0),
     }
     with staged(parts_of(layout, work, megabytes), roles) as stage:
-        ends, spent = driven(stage, layout, steps=steps)
+        ends = driven(stage, layout, steps=steps)
     busiest = work.busiest(targets=layout.targets, fakes=layout.fakes, generators=layout.generators, scale=layout.scale)
-    return statistics.median(b - a for a, b in itertools.pairwise(ends)), busiest, spent
+    first, last, count = ends[0], ends[-1], len(ends) - 1
+    return Cost(
+        statistics.median(b.at - a.at for a, b in itertools.pairwise(ends)), busiest,
+        (last.driver - first.driver) / count, (last.own - first.own) / count,
+        (last.busy - first.busy) / (last.busy - first.busy + last.idle - first.idle),
+    )  # fmt: skip
 
 
-def driven(stage: Stage, layout: Layout, *, steps: int) -> tuple[list[float], float]:
-    """When each step after the first few ended, and the driver's CPU seconds a step."""
+@dataclass(frozen=True)
+class End:
+    """Of a step: when it was, in seconds, and so far the driver's CPU, its own thread's, and this machine's, busy and idle."""
+
+    at: float
+    driver: float
+    own: float
+    busy: float
+    idle: float
+
+    @classmethod
+    def now(cls) -> "End":
+        user, nice, system, idle, waiting, *rest = (float(each) for each in Path("/proc/stat").read_text("ascii").split()[1:8])
+        return cls(time.monotonic(), time.process_time(), time.thread_time(), user + nice + system + sum(rest), idle + waiting)
+
+
+def driven(stage: Stage, layout: Layout, *, steps: int) -> list[End]:
+    """The ends of each step after the first few. Linux."""
     plan = backtracking.distribution_backtracking(
         stage.cast, switches(0, 1, total=steps + WARM_STEPS), steps=steps + WARM_STEPS,
         batches_of=lambda name, step: [
@@ -167,10 +203,9 @@ def driven(stage: Stage, layout: Layout, *, steps: int) -> tuple[list[float], fl
             for part in range(layout.parts)
         ],
     )  # fmt: skip
-    ends: list[tuple[float, float]] = []
-    stage.follow(plan, each=lambda: ends.append((time.monotonic(), time.process_time())))
-    full = ends[WARM_STEPS - 1 : -1]  # the last step has none ahead of it
-    return [at for at, _ in full], (full[-1][1] - full[0][1]) / (len(full) - 1)
+    ends: list[End] = []
+    stage.follow(plan, each=lambda: ends.append(End.now()))
+    return ends[WARM_STEPS - 1 : -1]  # the last step has none ahead of it
 
 
 @contextmanager
@@ -189,11 +224,13 @@ def pretended_processors(count: int) -> Iterator[None]:
 def results_of(layout: Layout, goals: dict[float, float], *, steps: int) -> list[Result]:
     found = []
     for megabytes, goal in goals.items():
-        step, busiest, driver = efficiency(layout, megabytes=megabytes, steps=steps)
+        took = cost(layout, megabytes=megabytes, steps=steps)
         name = f"{layout.name}, {megabytes:g} MB"
-        found.append(measured(f"busiest role's work over the step: {name}", busiest / step, "share", at_least=goal))
-        found.append(measured(f"step: {name}", step, "s"))
-        found.append(measured(f"the driver's own CPU: {name}", driver / step, "share of a step", at_most=0.05))
+        found.append(measured(f"busiest role's work over the step: {name}", took.work / took.step, "share", at_least=goal))
+        found.append(measured(f"step: {name}", took.step, "s"))
+        found.append(measured(f"the driver's own CPU: {name}", took.driver / took.step, "share of a step", at_most=0.05))
+        found.append(measured(f"of which its own thread's: {name}", took.own / took.step, "share of a step"))
+        found.append(measured(f"processors in use: {name}", took.processors, "share"))
     return found
 
 
