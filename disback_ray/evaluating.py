@@ -16,7 +16,7 @@ from disback_ray.algorithms.records import Drawn
 from disback_ray.data.digits import load_digits
 from disback_ray.data.image_files import ImageFiles
 from disback_ray.data.sources import PointsData
-from disback_ray.errors import ConfigError
+from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluation.clip_score import ClipScore
 from disback_ray.evaluation.extractors import ExtractorSpec, as_pixels
 from disback_ray.evaluation.image_figures import ImageFigures, measure
@@ -243,9 +243,11 @@ def _digits(extractor: Extracts, n: int | None, keep: int) -> Statistics:
 def evaluate_points(where: str, source: Source) -> ImageFigures:
     """A run on points against fresh draws of its recipe's mixture: sliced Wasserstein and energy distance, modes covered.
 
-    Raises ConfigError where it is no such run, CheckpointError where it has no generator.
+    Raises ConfigError where it is no such run, CheckpointError where it has no generator, or nothing is there.
     """
-    folder = Folder.at(where)
+    folder, (beside, name) = Folder.at(where), Folder.of_file(where)
+    if beside.size(name) is None and not folder.names():
+        raise CheckpointError(f"{where}: nothing is there")
     data = recipe_of(folder).data if folder.has(CONFIG) else None
     if not isinstance(data, PointsData):
         raise ConfigError(

@@ -28,7 +28,7 @@ def verdict(
     values = column(looks, name) if name else gaps(looks)
     what = WORDS[name] if name else "score difference"
     if len(values) < FEWEST:
-        return f"Too few looks to tell: {len(values)}, and {FEWEST} are needed; lower evaluation.every."
+        return f"Too few looks at the generator to tell: {len(values)}, and {FEWEST} are needed; lower evaluation.every."
     if ended := _unrecovered(looks, values, raised, real_spread or math.inf):
         return ended
     start = _value(figures, "untrained", name) if name else None

@@ -57,7 +57,7 @@ FIGURES = {"untrained": {"frechet": 100.0}, "teacher": {"frechet": 1.2}, "real_h
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"frechet": [50.0, 5.0]}, "Too few looks to tell: 2, and 3 are needed"),
+        ({"frechet": [50.0, 5.0]}, "Too few looks at the generator to tell: 2, and 3 are needed"),
         ({"frechet": [50.0, 20.0, 10.0]}, "Still improving when it stopped: the Fréchet distance fell from 50 to 10"),
         ({"frechet": [50.0, 5.1, 5.0, 5.2]}, r"Settled: the Fréchet distance stays at 5.2, from 100 \(the teacher's is 1.2; "),
         ({"frechet": [50.0, 5.0, 5.6, 5.3]}, r"Settled: .* stays at 5.3"),  # so much is chance: real data is at 7 from real data
