@@ -69,7 +69,13 @@ class Rehearsal:
     # -- the stages --
 
     def try_without(self) -> None:
-        """`path: auto`: the first steps against the teacher alone, from their newest checkpoint, and what they say. Raises Stopped."""
+        """`path: auto`: the first steps against the teacher alone, from their newest checkpoint, and what they say.
+
+        Raises Stopped, NonFiniteError.
+        """
+        self._play(backtracking.TRIAL, self._try_without)
+
+    def _try_without(self) -> None:
         if self.auto is None or not self.auto.trial or "path" in self.summary.trial:
             return
         stage, total = backtracking.TRIAL, self.auto.trial
@@ -165,6 +171,7 @@ class Rehearsal:
                 self.production.say(f"skipped: {error}; the keys of its samples are in {NONFINITE}")
                 write_keys(self.production.folder, error)
                 self.follower.give_up()
+                self.teachers = None
                 self.company.renew()
                 drop_checkpoints_after(self.production.folder, stage, step)  # with s_φ behind, they may hold half of the step
                 self.production.save_summary()

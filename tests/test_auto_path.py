@@ -1,6 +1,8 @@
 """`path: auto`: a trial without a path, what it decides, and that a run that was killed anywhere ends as one that wasn't."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,10 @@ import pytest
 import torch
 
 from disback_ray import running
-from disback_ray.errors import ConfigError
+from disback_ray.actors import parts
+from disback_ray.actors.fake_score import FakeScore
+from disback_ray.algorithms.records import Sample
+from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.evaluation.sliced import sliced_distance
 from disback_ray.progress import Silent
 
@@ -64,6 +69,27 @@ def test_a_trial_that_led_nowhere_leaves_no_trace(ring8: Path, tiny: Any, tmp_pa
     assert (found.summary["digest"], found.summary["switches"]) == (fixed["digest"], fixed["switches"])
     assert found.summary["trial"]["path"] is True
     assert not list((out / "samples").glob("*")) if (out / "samples").exists() else True
+
+
+class Odd(FakeScore):
+    """One to which a step of the trial, counted from 0, gives a loss of NaN."""
+
+    def fit(self, sample: Sample, *, update: int = 0) -> dict[str, float]:
+        if (sample.batch.stage, sample.batch.step) == ("trial", 2):
+            sample = replace(sample, x0=sample.x0 * math.nan)
+        return super().fit(sample, update=update)
+
+
+def test_a_step_of_the_trial_with_nan_is_skipped_too(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run that stops there, and goes on to skip it, is the one that skipped it from the start."""
+    monkeypatch.setitem(parts.CLASSES, "fake_score", Odd)
+    settings, skips = [*PLAIN, DOES_NOT, QUICK], "cluster.recovery.on_nonfinite=skip"
+    found = tiny.run("ring8", tmp_path / "run", *settings, skips)
+    assert [(step["stage"], step["step"]) for step in found.summary["skipped"]] == [("trial", 2)]
+    assert {row["step"] for row in tiny.rows(tmp_path / "run") if row["fake_loss"] is None} == {3}
+    with pytest.raises(NonFiniteError, match="trial step 2"):
+        tiny.run("ring8", tmp_path / "other", *settings)
+    assert tiny.run("ring8", tmp_path / "other", *settings, skips).summary["digest"] == found.summary["digest"]
 
 
 def test_a_trial_that_went_well_is_gone_on_with(tiny: Any, tmp_path: Path, killed: Callable[..., None]) -> None:
