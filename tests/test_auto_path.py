@@ -167,3 +167,13 @@ def test_the_sliced_distance_of_a_shift_is_known() -> None:
     expected = float(shift.norm()) / 24**0.5
     assert sliced_distance(x, x + shift, seed=0) == pytest.approx(expected, rel=0.15)
     assert sliced_distance(x, x, seed=0) == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("settings", [PLATEAU, [DOES_NOT, QUICK]], ids=["undone", "kept"])
+def test_actors_decide_what_one_process_decides(tiny: Any, ray_cluster: str, tmp_path: Path, settings: list[str]) -> None:
+    here = tiny.run("ring8", tmp_path / "here", *PLAIN, *settings)
+    there = tiny.run("ring8", tmp_path / "there", *PLAIN, *settings, f"cluster.address={ray_cluster}", in_process=False)
+    assert tiny.rows(tmp_path / "there") == tiny.rows(tmp_path / "here")
+    assert there.summary["trial"] == here.summary["trial"]
+    assert (there.summary["digest"], there.summary["switches"]) == (here.summary["digest"], here.summary["switches"])
