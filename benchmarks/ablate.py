@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import get_args
 
 from benchmarks import options, publish
@@ -57,6 +58,14 @@ def switch(recipe: Recipe) -> Variants:
     }
 
 
+def blending(recipe: Recipe) -> Variants:
+    """In how many steps one target becomes the next: at once, or in a quarter, a half and all of those that it has."""
+    ends = [*(each.step for each in recipe.switches[1:]), recipe.backtracking.steps]
+    least = min(end - begin for begin, end in pairwise(ends)) if len(ends) > 1 else 0
+    lengths = sorted({0, least // 4, least // 2, least})
+    return {f"blend-{steps}": (f"backtracking.blend={steps}",) for steps in lengths}
+
+
 def precision(recipe: Recipe) -> Variants:
     """In what the nodes compute: float32 or bfloat16."""
     return {f"nodes-{kind}": (f"precision.path_node={kind}",) for kind in ("fp32", "bf16")}
@@ -94,7 +103,8 @@ def init(recipe: Recipe) -> Variants:
 
 
 AXES: Mapping[str, Callable[[Recipe], Variants]] = {
-    made.__name__: made for made in (nodes, placing, interval, switch, precision, storage, ratio, weighting, sigma, init)
+    made.__name__: made
+    for made in (nodes, placing, interval, switch, blending, precision, storage, ratio, weighting, sigma, init)
 }
 
 

@@ -220,7 +220,7 @@ class Rehearsal:
         back = self.recipe.backtracking
         return backtracking.distribution_backtracking(
             self.cast, plan, steps=back.steps, batches_of=self._batches, fake_updates=back.fake_updates, staleness=back.staleness,
-            start=start, stage=stage, skipped=skipped_steps(self.summary, stage),
+            blend=back.blend, start=start, stage=stage, skipped=skipped_steps(self.summary, stage),
         )  # fmt: skip
 
     def evaluate(self) -> None:
@@ -266,7 +266,8 @@ class Rehearsal:
             seen = [(row["step"], row["target_gap"]) for row in rows if row.get("target_gap") is not None]
             most = self.recipe.backtracking.steps_per_node
             assert isinstance(most, int)
-            self.plan[:] = plateau_switches(seen, nodes=len(self.marks), most=most, lag=LAG)
+            blend = self.recipe.backtracking.blend
+            self.plan[:] = plateau_switches(seen, nodes=len(self.marks), most=most, lag=LAG, blend=blend)
         else:
             self.plan[:] = self.recipe.switches
         self.summary.switches = [{"step": switch.step, "node": switch.node} for switch in self.plan]

@@ -40,7 +40,7 @@ EDM = {"ddpmpp": _SONG, "ncsnpp": _SONG | _FOURIER, "adm": _U_NET | {"model_type
 
 def tiny_overrides(recipe: Recipe, cache: Folder) -> list[str]:
     """What makes the recipe tiny. A teacher's file of the kind that it expects, with random weights, is put into the cache."""
-    common = [f"name={recipe.name}-tiny", *STEPS]
+    common = [f"name={recipe.name}-tiny", *STEPS, *(["backtracking.blend=1"] if recipe.backtracking.blend else [])]
     if isinstance(recipe.teacher, Teacher):
         width = WIDTHS.get(recipe.teacher.network.kind)
         return [*common, *TRAINING, *([width] if width else [])]

@@ -144,11 +144,28 @@ def test_nodes_stored_smaller_are_what_everybody_reads(
         assert (out / file).stat().st_size < (ring8 / file).stat().st_size
 
 
+def test_a_target_is_blended_into_the_next_also_by_a_run_that_was_killed_meanwhile(
+    ring8: Path, tiny: Any, tmp_path: Path, killed: Callable[..., None]
+) -> None:
+    settings = [*PLAIN, "backtracking.blend=3"]
+    whole = tiny.run("ring8", tmp_path / "whole", *settings)
+    rows, plain = tiny.rows(tmp_path / "whole"), tiny.rows(ring8)
+    assert [row["node"] for row in rows] == [row["node"] for row in plain]
+    assert rows[: 8 + 4] == plain[: 8 + 4], "until the first switch it is the plain run"
+    assert rows[8 + 4]["field_norm"] != plain[8 + 4]["field_norm"]
+    out = tmp_path / "killed"
+    killed(out, [("backtracking", 6), ("backtracking", 10)], *settings)
+    tiny.run("ring8", out, *settings)
+    assert tiny.summary(out)["digest"] == whole.summary["digest"] != tiny.summary(ring8)["digest"]
+    assert tiny.rows(out) == rows
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
         (["path={trial: 12}"], "path.trial: 12: has to end before backtracking.steps, 12"),
         (["path=auto", "recording.steps=0", "recording.at=null"], "recording.steps is 0"),
+        (["backtracking.blend=5"], "backtracking.blend: 5 steps into node 1, which is the target for 4: lower blend"),
         (
             ["path={trial: 2, switch: plateau}", "backtracking.steps_per_node=[4, 4]"],
             "give backtracking.steps_per_node as one number",

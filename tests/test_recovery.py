@@ -423,7 +423,10 @@ def test_over_actors_roles_are_killed_the_run_interrupted_and_the_driver_killed(
     Then, each time, the same command goes on; in the end in one process.
     """
     assert ring8, "its teacher is there"
-    out, more = tmp_path / "run", ["backtracking.steps=40", "cluster.recovery.on_nonfinite=skip"]
+    out, more = (
+        tmp_path / "run",
+        ["backtracking.steps=40", "backtracking.blend=3", "recording.store=int8", "cluster.recovery.on_nonfinite=skip"],
+    )
     monkeypatch.setitem(parts.CLASSES, "fake_score", Odd)
     words = tiny.arguments(
         "ring8", out, *(word for setting in [*more, f"cluster.address={ray_cluster}"] for word in ("--set", setting))
@@ -431,7 +434,8 @@ def test_over_actors_roles_are_killed_the_run_interrupted_and_the_driver_killed(
 
     killing = Killing(out, {
         ("recording", 3): ["fake_score"], ("backtracking", 2): ["generator", "path_node"],
-        ("backtracking", 4): ["fake_score", "evaluator"], ("backtracking", 9): ["teacher"], ("backtracking", 16): ["fake_score"],
+        ("backtracking", 4): ["fake_score", "evaluator"], ("backtracking", 9): ["teacher", "path_node"],
+        ("backtracking", 16): ["fake_score"],
     })  # fmt: skip
     with monkeypatch.context() as patched:
         patched.setattr(running, "OnConsole", lambda: killing)
@@ -448,9 +452,9 @@ def test_over_actors_roles_are_killed_the_run_interrupted_and_the_driver_killed(
         ("backtracking", 6),
         ("backtracking", 13),
     ]
-    assert found["losses"] == 6
+    assert found["losses"] == 7
     assert sorted(role for event in found["recoveries"] for role in event["roles"]) == sorted(
-        ["fake_score", "generator", "path_node", "fake_score", "evaluator", "teacher"]
+        ["fake_score", "generator", "path_node", "fake_score", "evaluator", "teacher", "path_node"]
     )
     assert all(event["identical"] and event["seconds"] > 0 for event in found["recoveries"])
     lines = [line for line in killing.told if " lost (" in line]

@@ -169,8 +169,11 @@ def _labels(name: str, asked: RoleResources) -> list[str]:
 
 
 def log_steps(recipe: Recipe, shape: tuple[int, ...], limits: RecoveryLimits) -> int:
-    """Steps between two checkpoints, so that what the log holds keeps to its budget: x_0, the target's score and the field, each step."""
-    numbers = 3 * recipe.batch * math.prod(shape)
+    """Steps between two checkpoints, so that what the log holds keeps to its budget: x_0, the target's score and the field, each step.
+
+    And the score of the target before, in the steps in which that is blended into the next.
+    """
+    numbers = (4 if recipe.backtracking.blend else 3) * recipe.batch * math.prod(shape)
     return max(1, limits.log_mb * 2**20 // (numbers * (2 if recipe.wire_dtype == "bf16" else 4)))
 
 

@@ -12,10 +12,11 @@ from disback_ray.actors.snapshot import Snapshot
 from disback_ray.actors.unlearnt import Unlearnt
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.learner import Learner, trained
-from disback_ray.algorithms.losses import Weighting, denoising_loss, score_difference, score_of
+from disback_ray.algorithms.losses import Weighting, blended, denoising_loss, score_difference, score_of
 from disback_ray.algorithms.losses import score as score_by
 from disback_ray.algorithms.noise import Batch, NoiseLaw, add_noise
 from disback_ray.algorithms.optimiser import OptimiserSettings
+from disback_ray.algorithms.path import Blend
 from disback_ray.algorithms.probing import score_at
 from disback_ray.algorithms.ranks import ALONE, Ranks
 from disback_ray.algorithms.records import Field, Probe, Sample, Score, Scored, WireDtype, rounded
@@ -177,14 +178,18 @@ class FakeScore:
         return Scored(sample.batch, version)
 
     @torch.no_grad()
-    def difference(self, current: Scored, wanted: Score, *, node: int) -> Field:
+    def difference(
+        self, current: Scored, wanted: Score, left: Score | None = None, *, node: int, blend: Blend | None = None
+    ) -> Field:
         """Eq. (8): w(t) (s_φ - s_θ'_node) as a gradient for x_0, averaged over the step's batch.
 
+        left, blend: the score of the target before, and how it is blended into the wanted one.
         Raises VersionError where a score is another batch's, another node's or of other weights, or was not taken.
         """
         batch, plan = current.batch, self.settings.stages[self.stage]
-        if batch != wanted.batch:
-            raise VersionError(f"scores of other samples met: {batch}, {wanted.batch}")
+        for score in (wanted, left) if left else (wanted,):
+            if batch != score.batch:
+                raise VersionError(f"scores of other samples met: {batch}, {score.batch}")
         if batch not in self.taken:
             raise VersionError(f"fake_score: a difference is asked for, and no score was taken: {batch}")
         if wanted.node != node or current.version != self.taken[batch].version:
@@ -192,11 +197,16 @@ class FakeScore:
                 f"step {batch.step}: wanted node {node}, got {wanted.node}; "
                 f"s_φ was taken at version {self.taken[batch].version}, got {current.version}"
             )
+        if (left.node if left else None) != (blend.left if blend else None):
+            raise VersionError(f"step {batch.step}: wanted {blend}, got {f'a score of node {left.node}' if left else 'none'}")
         self.learner.require(current.version)
         taken = self.taken.pop(batch)
+        target = wanted.score.to(self.device, torch.float32)
+        if left and blend:
+            target = blended(left.score.to(self.device, torch.float32), target, share=blend.share)
         value = score_difference(
             taken.score,
-            wanted.score.to(self.device, torch.float32),
+            target,
             noise=taken.noise,
             sigma=taken.sigma,
             weighting=self.settings.weighting,

@@ -38,26 +38,33 @@ class FrozenScore:
         guidance: float = NONE,
     ) -> None:
         self.device = best_device()
-        set_precision(denoiser.requires_grad_(False), precision)
-        self.denoiser = denoiser.to(self.device)
+        self.precision = precision
+        self.denoiser = self._frozen(denoiser)
         self.guidance = guidance
         self.noise = noise
         self.node = node
         self.wire = wire
 
+    def _frozen(self, denoiser: nn.Module) -> nn.Module:
+        set_precision(denoiser.requires_grad_(False), self.precision)
+        return denoiser.to(self.device)
+
     @looks
-    @torch.no_grad()
     def score(self, sample: Sample) -> Score:
         """s_node at the sample's keyed x_t. Raises VersionError before a node is loaded, NonFiniteError at NaN or Inf."""
-        if self.node is None:
+        return self._score(sample, self.denoiser, self.node)
+
+    @torch.no_grad()
+    def _score(self, sample: Sample, denoiser: nn.Module, node: int | None) -> Score:
+        if node is None:
             raise VersionError("the path node was asked for a score before any node was loaded")
         x0 = sample.x0.to(self.device, torch.float32)
         noisy = add_noise(x0, sample.batch, law=self.noise, tag=SCORE_TAG)
         condition = None if sample.condition is None else sample.condition.to(self.device)
-        value = score_of(guided(self.denoiser, self.guidance), noisy.x_t, noisy.sigma, condition=condition)
+        value = score_of(guided(denoiser, self.guidance), noisy.x_t, noisy.sigma, condition=condition)
         if not torch.isfinite(value).all():
-            raise NonFiniteError(f"the score of node {self.node} has NaN or Inf at step {sample.batch.step}")
-        return Score(sample.batch, rounded(value, self.wire), self.node)
+            raise NonFiniteError(f"the score of node {node} has NaN or Inf at step {sample.batch.step}")
+        return Score(sample.batch, rounded(value, self.wire), node)
 
     @looks
     @torch.no_grad()
@@ -110,7 +117,7 @@ class FrozenTeacher(FrozenScore):
 
 
 class PathNode(FrozenScore):
-    """s_θ'_i: one node at a time."""
+    """s_θ'_i: one node at a time, or two, where one is blended into the next. left_node: the one that is being left, None without."""
 
     def __init__(
         self,
@@ -120,9 +127,15 @@ class PathNode(FrozenScore):
         wire: WireDtype = "fp32",
         precision: FrozenPrecision = "fp32",
         guidance: float = NONE,
+        two: bool = False,
     ) -> None:
-        """Raises CheckpointError where the teacher's folder, which says what network it is, is not whole; ConfigError without PEFT."""
+        """two: whether it is to hold a second node, the one that is being left; a second network, from the start on.
+
+        Raises CheckpointError where the teacher's folder, which says what network it is, is not whole; ConfigError without PEFT.
+        """
         super().__init__(copies.build(), noise=noise, node=None, wire=wire, precision=precision, guidance=guidance)
+        self.left = self._frozen(copies.build()) if two else None
+        self.left_node: int | None = None
         self.copies = copies
         self.next = Prefetch(copies)
 
@@ -132,13 +145,29 @@ class PathNode(FrozenScore):
         self.next.begin(node)
         return {}
 
-    @starts
-    def load(self, node: int) -> dict[str, float]:
-        """Makes this node the one that scores. Raises CheckpointError where its file is missing, damaged or doesn't fit.
+    @looks
+    def score(self, sample: Sample, *, node: int | None = None) -> Score:
+        """As FrozenScore's. node: which of those that it holds, None for the target. Raises VersionError where it isn't held."""
+        if node in (None, self.node):
+            return super().score(sample)
+        if self.left is None or node != self.left_node:
+            raise VersionError(f"the path node was asked for a score of node {node}, and holds {self.node} and {self.left_node}")
+        return self._score(sample, self.left, node)
 
-        Its weights are copied into the memory of those before it: the device never holds two nodes.
+    @starts
+    def load(self, node: int, left: int | None = None) -> dict[str, float]:
+        """Makes this node the target. Raises CheckpointError where its file is missing, damaged or doesn't fit.
+
+        left: the one before it, kept to be blended into it. Else its weights are copied into the memory of those before it: the
+        device holds no second node.
         """
-        self.node = None  # a failed load must not leave the old node answering
+        was, self.node, self.left_node = self.node, None, None  # a failed load must not leave the old node answering
+        if left is not None:
+            assert self.left is not None, "built for one node"
+            self.denoiser, self.left = self.left, self.denoiser
+            if was != left:  # it goes on from a checkpoint, or is made again
+                self.copies.put(self.left, self.copies.read(left), node=left)
+            self.left_node = left
         self.copies.put(self.denoiser, self.next.take(node), node=node)
         self.node = node
         return {}

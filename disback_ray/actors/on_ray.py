@@ -233,15 +233,15 @@ class Replicas:
         self.asked: list[list[Any]] = [[] for _ in self.proxies]
         self.given = [0] * len(self.proxies)
 
-    def score(self, sample: Any) -> Any:
+    def score(self, sample: Any, **which: Any) -> Any:
         if len(self.proxies) == 1:
-            return self.proxies[0].score(sample)
+            return self.proxies[0].score(sample, **which)
         if out := [call.note for asked in self.asked for call in asked]:
             made = set(ray.wait(out, num_returns=len(out), timeout=0)[0])
             self.asked = [[call for call in asked if call.note not in made] for asked in self.asked]
         idlest = min(range(len(self.proxies)), key=lambda index: (len(self.asked[index]), self.given[index]))
         self.given[idlest] += 1
-        score = self.proxies[idlest].score(sample)
+        score = self.proxies[idlest].score(sample, **which)
         self.asked[idlest].append(score)
         return score
 

@@ -136,6 +136,7 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
             "wire": wire,
             "precision": precision.path_node,
             "guidance": nodes_guidance,
+            "two": back.blend > 0 and len(recipe.marks) > 2,  # else there is no switch between two of the path's own nodes
         },
         "fake_score": {"settings": fake, "copies": copies},
         "generator": {"settings": generator, "start": start},

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from disback_ray.algorithms.cast import BatchesOf, Cast, Later, Step, Target
 from disback_ray.algorithms.noise import Batch
-from disback_ray.algorithms.path import Switch, next_switch, target_at
+from disback_ray.algorithms.path import Blend, Switch, blend_at, next_switch, target_at
 
 STAGE, TRIAL = "backtracking", "trial"
 """The second is Algorithm 2's first steps without a path, to see whether one is wanted (`path: auto`)."""
@@ -18,17 +18,24 @@ PREFETCH_STEPS = 10
 Results = tuple[Later, ...]
 
 
-def generator_step(cast: Cast, step: int, batches: Sequence[Batch], *, target: Target, node: int) -> tuple[list[Later], Results]:
+def generator_step(
+    cast: Cast, step: int, batches: Sequence[Batch], *, target: Target, node: int, blend: Blend | None = None
+) -> tuple[list[Later], Results]:
     """One step of the generator by Eq. (8) against s_θ'_node → its samples, and what is to be waited for.
 
-    The difference of a micro-batch is asked for before the next one's score: a role works through its calls in their order, and
-    the generator can begin to descend while the other scores are taken.
+    blend: the node before scores as well, and the target's score is a mean of the two. The difference of a micro-batch is asked for
+    before the next one's score: a role works through its calls in their order, and the generator can begin to descend while the other
+    scores are taken.
     """
     samples = [cast.generator.propose(batch) for batch in batches]
-    wanted = [target.score(sample) for sample in samples]
+    wanted: list[tuple[Later, ...]] = [(target.score(sample),) for sample in samples]
+    mixed: dict[str, Blend] = {}
+    if blend:  # its scores are asked for last: the teacher takes its own meanwhile
+        wanted = [(*score, cast.path_node.score(sample, node=blend.left)) for sample, score in zip(samples, wanted, strict=True)]
+        mixed = {"blend": blend}
     fields = [
-        cast.fake_score.difference(cast.fake_score.score(sample), score, node=node)
-        for sample, score in zip(samples, wanted, strict=True)
+        cast.fake_score.difference(cast.fake_score.score(sample), *scores, node=node, **mixed)
+        for sample, scores in zip(samples, wanted, strict=True)
     ]
     return samples, (*(cast.generator.descend(field) for field in fields), cast.generator.commit(step))
 
@@ -50,6 +57,7 @@ def distribution_backtracking(
     batches_of: BatchesOf,
     fake_updates: int = 1,
     staleness: int = 0,
+    blend: int = 0,
     start: int = 0,
     stage: str = STAGE,
     skipped: Collection[int] = (),
@@ -57,26 +65,29 @@ def distribution_backtracking(
     """Algorithm 2 from step `start`: φ ← θ'_N has happened; walks back along the path to the teacher.
 
     staleness: by how many steps s_φ learns later than it scores, so that step k hears the φ of step k - staleness; all is learnt
-    with the last step. plan: may grow while the steps are played. skipped: steps that change no weights, of neither role.
+    with the last step. blend: for so many steps from a switch on, the target before it is blended into its own. plan: may grow while
+    the steps are played. skipped: steps that change no weights, of neither role.
     Yields each step once submitted.
     """
-    loaded = fetched = None
+    held: tuple[int, ...] = ()
+    fetched = None
     unlearnt: deque[tuple[int, list[Later]]] = deque()
     if start < steps:
         for late in range(max(start - staleness, 0), start):
             batches = () if late in skipped else batches_of(stage, late)
             unlearnt.append((late, [cast.fake_score.unlearnt(batch) for batch in batches]))
     for step in range(start, steps):
-        node = target_at(step, plan)
+        node, mix = target_at(step, plan), blend_at(step, plan, steps=blend)
         results: Results = ()
-        if node not in (0, loaded):
-            results = (cast.path_node.load(node),)
-            loaded = node
+        needed = tuple(each for each in (node, mix.left if mix else 0) if each)
+        if not set(needed) <= set(held):
+            results = (cast.path_node.load(*needed),)
+            held = needed
         target = cast.path_node if node else cast.teacher
         if step in skipped:
             samples, descended = list[Later](), (cast.generator.skip(step),)
         else:
-            samples, descended = generator_step(cast, step, batches_of(stage, step), target=target, node=node)
+            samples, descended = generator_step(cast, step, batches_of(stage, step), target=target, node=node, blend=mix)
         results += descended
         if (coming := next_switch(step, plan, within=PREFETCH_STEPS)) and coming.node not in (0, fetched):
             results += (cast.path_node.prefetch(coming.node),)

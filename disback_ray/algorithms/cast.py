@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from disback_ray.algorithms.noise import Batch
+from disback_ray.algorithms.path import Blend
 
 Later = Any
 """A value, or a reference to one that is still being computed."""
@@ -26,7 +27,9 @@ class Target(Protocol):
 class PathNode(Target, Protocol):
     def prefetch(self, node: int) -> Later: ...
 
-    def load(self, node: int) -> Later: ...
+    def load(self, node: int, left: int | None = None) -> Later: ...
+
+    def score(self, sample: Later, *, node: int | None = None) -> Later: ...
 
     def score_at(self, probe: Later, *, at_once: int) -> Later: ...
 
@@ -34,7 +37,9 @@ class PathNode(Target, Protocol):
 class FakeScore(Protocol):
     def score(self, sample: Later) -> Later: ...
 
-    def difference(self, current: Later, wanted: Later, *, node: int) -> Later: ...
+    def difference(
+        self, current: Later, wanted: Later, left: Later = None, *, node: int, blend: Blend | None = None
+    ) -> Later: ...
 
     def fit(self, sample: Later, *, update: int = 0) -> Later: ...
 

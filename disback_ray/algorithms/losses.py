@@ -29,6 +29,11 @@ def score_of(denoiser: Callable[..., Tensor], x_t: Tensor, sigma: Tensor, *, con
     return score(denoiser(x_t, sigma, condition), x_t, sigma)
 
 
+def blended(left: Tensor, wanted: Tensor, *, share: float) -> Tensor:
+    """(1 - a) s_n + a s_{n-1} at the same x_t, where they agree their own value. left, wanted: [B, ...]; share: a, in [0, 1]."""
+    return torch.lerp(left, wanted, share)
+
+
 def denoising_loss(denoised: Tensor, x0: Tensor, sigma: Tensor, *, sigma_data: float | None) -> Tensor:
     """Eqs. (5) and (7) as each sample's loss: [B]; the mean over all axes but the batch of λ_D (D - x_0)².
 

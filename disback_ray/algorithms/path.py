@@ -19,6 +19,14 @@ class Switch:
     node: int
 
 
+@dataclass(frozen=True)
+class Blend:
+    """While one target is blended into the next: left, the node of the one before; share, of the next in their mean, in (0, 1)."""
+
+    left: int
+    share: float
+
+
 def node_marks(steps: int, *, every: int | None, at: Sequence[int] | None) -> tuple[int, ...]:
     """After how many recording steps each of the nodes 1 … N is kept (Algorithm 1, 'save intermediate checkpoints').
 
@@ -42,10 +50,11 @@ def geometric_marks(steps: int, *, nodes: int = 4) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(steps / 2**halving)) for halving in range(nodes)})) if steps else ()
 
 
-def switches(nodes: int, steps_per_node: int | Sequence[int], *, total: int) -> tuple[Switch, ...]:
+def switches(nodes: int, steps_per_node: int | Sequence[int], *, total: int, blend: int = 0) -> tuple[Switch, ...]:
     """Algorithm 2's targets in their order: node N-1 first, down to the teacher, node 0, which has all steps that remain.
 
-    steps_per_node: for each of N-1 … 1 in this order; one number serves all. nodes: N. Raises ConfigError where they don't fit.
+    steps_per_node: for each of N-1 … 1 in this order; one number serves all. nodes: N. blend: steps that each switch takes.
+    Raises ConfigError where they don't fit.
     """
     between = max(nodes - 1, 0)
     lengths = [steps_per_node] * between if isinstance(steps_per_node, int) else list(steps_per_node)
@@ -59,21 +68,25 @@ def switches(nodes: int, steps_per_node: int | Sequence[int], *, total: int) -> 
             "raise steps, or lower steps_per_node"
         )
     starts = [sum(lengths[:index]) for index in range(between + 1)]
+    for node, length in zip(range(between - 1, -1, -1), [*lengths[1:], total - sum(lengths)], strict=False):
+        if length < blend:
+            whose = f"node {node}" if node else "the teacher"
+            raise ConfigError(f"backtracking.blend: {blend} steps into {whose}, which is the target for {length}: lower blend")
     return tuple(Switch(step, node) for step, node in zip(starts, range(between, -1, -1), strict=True))
 
 
-def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int, lag: int) -> tuple[Switch, ...]:
+def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int, lag: int, blend: int = 0) -> tuple[Switch, ...]:
     """Algorithm 2's targets so far, where each node is left once the score difference to it no longer falls.
 
     gaps: (steps done, rms of σ(s_φ − s_target) on held noise against the target of then), in their order. A node is left when the last
     of three looks at it is not a tenth below the first of them, or `most` steps after it began. A look decides for `lag` steps later,
-    so that nobody waits for it. nodes: N.
+    so that nobody waits for it. nodes: N. blend: steps that a switch takes; looks of those don't count.
     """
     plan = [Switch(0, max(nodes - 1, 0))]
     seen: list[float] = []
     for done, gap in gaps:
         here = plan[-1]
-        if here.node == 0 or done <= here.step:
+        if here.node == 0 or done <= here.step + (blend if len(plan) > 1 else 0):
             continue  # nowhere to go; or looked at before the node that it has led to
         seen.append(gap)
         still = len(seen) >= PLATEAU_LOOKS and seen[-1] > PLATEAU * seen[-PLATEAU_LOOKS]
@@ -86,6 +99,16 @@ def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int
 def target_at(step: int, plan: Sequence[Switch]) -> int:
     """The node that is the target at a step."""
     return [switch.node for switch in plan if switch.step <= step][-1]
+
+
+def blend_at(step: int, plan: Sequence[Switch], *, steps: int) -> Blend | None:
+    """For so many steps from a switch on, how the target before it is blended into its own; None in all others.
+
+    The share rises by the same amount each step, from 0 in the last step before the switch to 1 in the first after the blend.
+    """
+    reached = [switch for switch in plan if switch.step <= step]
+    done = step - reached[-1].step + 1
+    return Blend(reached[-2].node, done / (steps + 1)) if len(reached) > 1 and done <= steps else None
 
 
 def next_switch(step: int, plan: Sequence[Switch], *, within: int) -> Switch | None:

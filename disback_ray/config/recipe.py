@@ -92,6 +92,7 @@ class Backtracking(Frozen):
     staleness: the score of step k is of the s_φ of step k - staleness. fuse_forward: s_φ scores and learns at the same t and ε in one
     forward pass, as the authors' pseudo-code does; their trainer, and the default, draws fresh ones to learn from.
     fake_init: where s_φ starts: at the path's last node (fitted to the initial generator, Algorithm 2), at the teacher, or random.
+    blend: for so many steps from a switch on, the target's score is a mean of the node's before and its own, whose share rises.
     """
 
     steps: Count
@@ -102,6 +103,7 @@ class Backtracking(Frozen):
     fake_updates: Count = 1
     staleness: Whole = 0
     fuse_forward: bool = False
+    blend: Whole = 0
     weighting: Weighting = "dmd"
     noise: AnyNoise = KarrasNoise()
 
@@ -311,4 +313,5 @@ class Recipe(Frozen):
     @property
     def switches(self) -> tuple[paths.Switch, ...]:
         """Algorithm 2's targets. Raises ConfigError where they don't fit the steps."""
-        return paths.switches(len(self.marks), self.backtracking.steps_per_node, total=self.backtracking.steps)
+        back = self.backtracking
+        return paths.switches(len(self.marks), back.steps_per_node, total=back.steps, blend=back.blend)

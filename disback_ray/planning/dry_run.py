@@ -165,8 +165,10 @@ def _footprint(metered: Metered, *, steps: int) -> Footprint:
 
 
 def network_of(role: Any) -> nn.Module:
+    """All that it holds of networks: where one node of the path is blended into the next, two."""
     network: nn.Module = role.network if hasattr(role, "network") else role.denoiser
-    return network
+    left: nn.Module | None = getattr(role, "left", None)
+    return nn.ModuleList([network, left]) if left is not None else network
 
 
 def _moments(optimiser: Optimizer) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from disback_ray.config import ClusterConfig, RoleResources
 from disback_ray.errors import ConfigError
 
 TARGETS = ("teacher", "path_node")
-"""Never asked in the same step: where cards are few, they share one."""
+"""Hardly ever asked in the same step: where cards are few, they share one."""
 
 
 def layouts(cluster: ClusterConfig, cards: int, accelerator: str | None) -> Iterator[ClusterConfig]:

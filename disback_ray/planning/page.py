@@ -48,6 +48,10 @@ def words(plan: Plan, *, network: str) -> list[str]:
         f"a step's times: {f'measured in {plan.measured}' if plan.measured else 'computed from operations, not measured'}"
     )
     said.append(f"{decimal(plan.wire)} cross between roles in a step")
+    most = plan.wire
+    if plan.blend:
+        most = plan.blended_wire
+        said.append(f"for {plan.blend:,} steps after each switch the target before scores as well: {decimal(most)} cross then")
     said += [
         f"{role.name}'s {role.ranks} ranks add up their gradients: {decimal(role.gradients)} a step over each link"
         for device in plan.devices
@@ -55,7 +59,7 @@ def words(plan: Plan, *, network: str) -> list[str]:
         if role.ranks > 1
     ]
     said.append(
-        f"the log of inputs, from which a lost role is made again, holds up to {decimal(plan.wire * plan.log_steps)} "
+        f"the log of inputs, from which a lost role is made again, holds up to {decimal(most * plan.log_steps)} "
         f"in Ray's object store: {plan.log_steps:,} steps from checkpoint to checkpoint"
     )
     return said

@@ -65,7 +65,7 @@ class Device:
 
     @property
     def seconds(self) -> float:
-        """Busy in a step. The teacher and a path node are never asked in the same one."""
+        """Busy in a step. The teacher and a path node are not asked in the same one, but where one is blended into the other."""
         targets = [role.seconds for role in self.roles if role.name in FROZEN]
         return sum(role.seconds for role in self.roles if role.name not in FROZEN) + max(targets, default=0.0)
 
@@ -74,13 +74,20 @@ class Device:
 class Plan:
     """devices: with what plays on each. wire: bytes that cross between roles in a step; log_steps: so many steps' are kept at most.
 
-    measured: the run whose times these are, and of how many steps; "" where they are computed.
+    blend: for so many steps after a switch one more score crosses; measured: the run whose times these are, and of how many steps; ""
+    where they are computed.
     """
 
     devices: tuple[Device, ...]
     wire: int
     log_steps: int = 1
     measured: str = ""
+    blend: int = 0
+
+    @property
+    def blended_wire(self) -> int:
+        """Bytes that cross in a step in which one target is blended into the next."""
+        return self.wire * (CROSSINGS + 1) // CROSSINGS
 
     @property
     def bottleneck(self) -> Device:
@@ -144,7 +151,7 @@ def make(
     numbers = recipe.batch * math.prod(spec.shape)
     most = min(recipe.checkpoint_every, log_steps(recipe, spec.shape, cluster.recovery))
     said = f"{run.run} ({run.steps:,} steps)" if run else ""
-    return Plan(tuple(devices), CROSSINGS * numbers * WIRE_BYTES[recipe.wire_dtype], most, said)
+    return Plan(tuple(devices), CROSSINGS * numbers * WIRE_BYTES[recipe.wire_dtype], most, said, recipe.backtracking.blend)
 
 
 def _role(needs: Footprint, asked: RoleResources, card: Card, *, name: str, bf16: bool, measured: float | None) -> RolePlan:

@@ -47,6 +47,7 @@ class Troupe:
     micro_batches: int = 1
     fake_updates: int = 1
     staleness: int = 0
+    blend: int = 0
     fused: bool = False
     wire: Any = "fp32"
     generator: GeneratorSpec = STUDENT
@@ -102,7 +103,13 @@ class Troupe:
             ),
             "path_node": (
                 PathNode,
-                {"copies": copies, "noise": self.score_noise, "wire": self.wire, "precision": self.precision.path_node},
+                {
+                    "copies": copies,
+                    "noise": self.score_noise,
+                    "wire": self.wire,
+                    "precision": self.precision.path_node,
+                    "two": self.blend > 0,
+                },
             ),
             "fake_score": (FakeScore, {"settings": fake, "copies": copies}),
             "generator": (Generator, {"settings": student, "start": self.start}),
@@ -123,7 +130,7 @@ class Troupe:
         """Algorithm 2 with s_φ as it is, step by step."""
         return backtracking.distribution_backtracking(
             cast, plan, steps=upto or self.steps, batches_of=self.batches, fake_updates=self.fake_updates,
-            staleness=self.staleness, start=start,
+            staleness=self.staleness, blend=self.blend, start=start,
         )  # fmt: skip
 
     def backtrack(self, cast: Any, plan: Any, *, start: int = 0, upto: int | None = None) -> None:

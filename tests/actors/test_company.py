@@ -51,7 +51,7 @@ def test_each_role_has_its_own_settings(stage: Stage) -> None:
         *SMALL, "recording.optimiser.lr=0.1", "backtracking.fake_score.lr=0.2", "backtracking.generator.lr=0.3",
         "backtracking.fake_updates=3", "backtracking.weighting=score_difference", "student.ema=0.5", "student.ema_ramp=7",
         "backtracking.noise={kind: karras, sigma_min: 0.4}", "fit_noise={kind: karras, sigma_min: 0.5}", "backtracking.steps=900",
-        "recording.store=low_rank", "recording.store_rank=5",
+        "recording.store=low_rank", "recording.store_rank=5", "backtracking.blend=6",
     ])  # fmt: skip
     places = stage(recipe)
     fake, generator = (built(recipe, places, role, seed=11) for role in ("fake_score", "generator"))
@@ -64,6 +64,8 @@ def test_each_role_has_its_own_settings(stage: Stage) -> None:
     assert fake.settings.fit_noise == KarrasNoise(sigma_min=0.5)
     laws = [fake.settings.score_noise, *(built(recipe, places, role).noise for role in ("teacher", "path_node"))]
     assert fake.copies.storage == NodeStorage("low_rank", 5)
+    one = load_recipe("ring8", overrides=[*SMALL, "recording.at=[9,50]", "backtracking.blend=6"])
+    assert [built(each, places, "path_node").left is not None for each in (recipe, one)] == [True, False]
     assert laws == [KarrasNoise(sigma_min=0.4)] * 3, "both scores of Eq. (8) are taken at one σ"
 
 

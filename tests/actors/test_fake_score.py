@@ -11,7 +11,7 @@ from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.losses import denoising_loss, score_difference, score_of
 from disback_ray.algorithms.noise import KarrasNoise, add_noise
-from disback_ray.algorithms.path import switches
+from disback_ray.algorithms.path import Blend, switches
 from disback_ray.errors import CheckpointError, NonFiniteError, VersionError
 from disback_ray.storage import digest
 from disback_ray.teachers.path_nodes import load_node, save_node
@@ -71,6 +71,25 @@ def test_difference_is_equation_8_over_the_batch(troupe: Any, weighting: str) ->
     torch.testing.assert_close(field.gradient, whole / 12)
     assert field.norm == pytest.approx(float(whole.square().mean().sqrt()))
     assert field.norm > 0.1
+
+
+def test_difference_to_a_blended_target(troupe: Any) -> None:
+    """Eq. (8) with (1 - a) s_n + a s_{n-1} in float64 by hand; a blend without its other score, or with another's, is refused."""
+    cast, sample = opened(troupe)
+    noisy = add_noise(sample.x0, sample.batch, law=troupe.score_noise, tag=SCORE_TAG)
+    current, wanted = cast.fake_score.score(sample), cast.teacher.score(sample)
+    wanted, left = replace(wanted, score=wanted.score + 1), replace(wanted, score=wanted.score * 2, node=1)
+    blend = Blend(1, 0.25)
+    other = replace(left, batch=replace(sample.batch, step=3))
+    for scores, mix in (((wanted,), blend), ((wanted, left), None), ((wanted, wanted), blend), ((wanted, other), blend)):
+        with pytest.raises(VersionError):
+            cast.fake_score.difference(current, *scores, node=0, blend=mix)
+    field = cast.fake_score.difference(current, wanted, left, node=0, blend=blend)
+    ours = score_of(cast.fake_score.denoiser, noisy.x_t, noisy.sigma, condition=None).detach().double()
+    target = 0.75 * left.score.double() + 0.25 * wanted.score.double()
+    noise, sigma = (noisy.x_t - sample.x0).double(), noisy.sigma.double()
+    whole = score_difference(ours, target, noise=noise, sigma=sigma, weighting=troupe.weighting)
+    torch.testing.assert_close(field.gradient.double(), whole / 12, rtol=1e-4, atol=1e-6)
 
 
 def test_a_stage_begins_at_its_node(troupe: Any) -> None:

@@ -65,6 +65,35 @@ def test_after_a_load_that_failed_the_old_node_does_not_answer(troupe: Any, node
         cast.path_node.score(sample)
 
 
+def test_two_nodes_are_held_however_they_came(troupe: Any) -> None:
+    """One that is put up in the middle of a blend reads both, and scores as one that has walked there. Then neither is left."""
+    cast = troupe.but(blend=2).cast()
+    for node in (1, 2):
+        moved = {name: weight + 0.1 * node for name, weight in load_denoiser(troupe.teacher).state_dict().items()}
+        save_node(troupe.path, node, moved, step=node)
+    sample = cast.generator.propose(BATCH)
+    walked, again = cast.path_node, troupe.but(blend=2).cast().path_node
+    walked.load(2)
+    alone = walked.score(sample)
+    walked.load(1, 2)
+    again.load(1, 2)
+    for role in (walked, again):
+        assert torch.equal(role.score(sample, node=2).score, alone.score)
+        assert (role.score(sample).node, role.score(sample, node=2).node) == (1, 2)
+        assert torch.equal(role.score(sample).score, role.score(sample, node=1).score)
+        assert not torch.equal(role.score(sample).score, alone.score)
+    assert torch.equal(walked.score(sample).score, again.score(sample).score)
+    with pytest.raises(VersionError, match="asked for a score of node 3, and holds 1 and 2"):
+        walked.score(sample, node=3)
+    walked.load(1)
+    with pytest.raises(VersionError, match="asked for a score of node 2, and holds 1 and None"):
+        walked.score(sample, node=2)
+    with pytest.raises(CheckpointError):
+        walked.load(1, 4)
+    with pytest.raises(VersionError):
+        walked.score(sample)
+
+
 def test_the_whole_teacher_or_none(troupe: Any) -> None:
     for role in (
         lambda: FrozenTeacher(troupe.path, noise=troupe.score_noise),

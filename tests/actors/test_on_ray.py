@@ -32,9 +32,10 @@ def tensors(value: Any) -> Iterator[Any]:
 def test_over_actors_with_replicas_and_micro_batches_the_driver_sees_no_tensor(
     tiny: Any, ray_cluster: str, left_over: Callable[[str], set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two of each target, and two micro-batches a step: the same as two micro-batches in one process."""
+    """Two of each target, and two micro-batches a step: the same as two micro-batches in one process. Nodes small, and blended."""
     here, there = tmp_path / "here", tmp_path / "there"
-    tiny.run("ring8", here, "micro_batches=2", seed=7)
+    settings = ["micro_batches=2", "recording.store=low_rank", "recording.store_rank=2", "backtracking.blend=2"]
+    tiny.run("ring8", here, *settings, seed=7)
     seen: list[Any] = []
     called: dict[str, list[tuple[Any, ...]]] = {}
     get, submit = ray.get, Recovery.submit
@@ -52,13 +53,13 @@ def test_over_actors_with_replicas_and_micro_batches_the_driver_sees_no_tensor(
         patched.setattr(ray, "get", noted_get)
         patched.setattr(Recovery, "submit", noted_call)
         targets = ["cluster.roles.teacher.replicas=2", "cluster.roles.path_node.replicas=2"]
-        tiny.run("ring8", there, "micro_batches=2", f"cluster.address={ray_cluster}", *targets, in_process=False, seed=7)
+        tiny.run("ring8", there, *settings, f"cluster.address={ray_cluster}", *targets, in_process=False, seed=7)
 
     tiny.assert_equal(there, here)
     assert len(seen) > 100
     assert not list(tensors(seen))
     for name, times in {
-        "teacher.score": 8, "path_node.score": 16, "fake_score.score": 24, "fake_score.difference": 24, "generator.descend": 24,
+        "teacher.score": 8, "path_node.score": 16 + 8, "fake_score.score": 24, "fake_score.difference": 24, "generator.descend": 24,
         "fake_score.fit": 40, "evaluator.measure": 8, "evaluator.picture": 5,
     }.items():  # fmt: skip
         assert len(called[name]) == times, name

@@ -29,7 +29,7 @@ def slowed(role: Any) -> Any:
 
 VARIANTS = {
     "micro-batches": {"micro_batches": 4},
-    "several updates, learnt late": {"micro_batches": 2, "staleness": 2, "fake_updates": 2},
+    "several updates, learnt late, targets blended": {"micro_batches": 2, "staleness": 2, "fake_updates": 2, "blend": 2},
     "fused, bf16": {"micro_batches": 3, "fused": True, "wire": "bf16"},
 }
 

@@ -7,7 +7,7 @@ import pytest
 
 from disback_ray.algorithms.backtracking import distribution_backtracking
 from disback_ray.algorithms.noise import Batch, micro_batches
-from disback_ray.algorithms.path import switches
+from disback_ray.algorithms.path import Blend, switches
 
 PLAN = switches(3, (2, 1), total=5)  # targets: node 2 twice, node 1 once, then the teacher
 
@@ -55,6 +55,40 @@ def test_the_target_walks_back_to_the_teacher(notes: Any) -> None:
         ("node", n) for n in (2, 2, 2, 2, 1, 1, 0, 0, 0, 0)
     ]
     assert [call[1] for call in notes.calls if call[0] == "generator.commit"] == [0, 1, 2, 3, 4]
+
+
+def test_a_target_is_blended_into_the_next(notes: Any) -> None:
+    """Two nodes are held while one is blended into the other; then node 1 is asked beside the teacher. No load in between."""
+    plan = switches(3, (2, 3), total=8)  # node 2 twice, node 1 from step 2, the teacher from step 5
+    list(distribution_backtracking(notes.cast, plan, steps=8, batches_of=batches_of, blend=2))
+    assert [call for call in notes.calls if call[0] == "path_node.load"] == [("path_node.load", 2), ("path_node.load", 1, 2)]
+    scored, mixed = list[Any](), list[Any]()
+    for call in notes.calls:
+        if call[0].endswith(".score") and call[0] != "fake_score.score":
+            scored.append((call[1][1].step, call[0].partition(".")[0], *call[2:]))
+        if call[0] == "fake_score.difference":
+            _, current, wanted, *left, node, blend = call if len(call) == 6 else (*call, None)
+            assert wanted[1] == current[1], "of the same sample"
+            assert [score[1:] for score in left] == [(current[1], ("node", blend[1].left))] if blend else not left
+            mixed.append((current[1][1].step, wanted[0], node, blend))
+    one = [(0, "path_node"), (1, "path_node")]
+    two = [(step, "path_node", *rest) for step in (2, 3) for rest in ([], [("node", 2)])]
+    last = [(5, "teacher"), (5, "path_node", ("node", 1)), (6, "teacher"), (6, "path_node", ("node", 1)), (7, "teacher")]
+    expected = [*one, *two, (4, "path_node"), *last]
+    assert scored == [each for each in expected for _ in range(2)], "of two micro-batches"
+    shares = {2: Blend(2, 1 / 3), 3: Blend(2, 2 / 3), 5: Blend(1, 1 / 3), 6: Blend(1, 2 / 3)}
+    targets = ["path_node"] * 5 + ["teacher"] * 3
+    assert mixed[::2] == [
+        (step, f"{targets[step]}.score", ("node", node), ("blend", shares[step]) if step in shares else None)
+        for step, node in enumerate((2, 2, 1, 1, 1, 0, 0, 0))
+    ]
+
+
+@pytest.mark.parametrize(("start", "loads"), [(3, [(1, 2)]), (4, [(1,)]), (6, [(1,)]), (7, [])])
+def test_within_a_blend_it_goes_on_with_what_that_needs(notes: Any, start: int, loads: list[tuple[int, ...]]) -> None:
+    plan = switches(3, (2, 3), total=8)
+    list(distribution_backtracking(notes.cast, plan, steps=8, batches_of=batches_of, blend=2, start=start))
+    assert [call[1:] for call in notes.calls if call[0] == "path_node.load"] == loads
 
 
 def prefetches(notes: Any, plan: Any, *, start: int = 0, steps: int = 60) -> list[tuple[str, int, int]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from disback_ray.algorithms.losses import denoising_loss, score, score_difference, score_of
+from disback_ray.algorithms.losses import blended, denoising_loss, score, score_difference, score_of
 from disback_ray.teachers.mixture import ExactMixture
 
 SIGMAS = [0.3, 1.0, 4.0]
@@ -48,6 +48,18 @@ def test_the_exact_score_is_the_gradient_of_the_log_density(sigma: float) -> Non
     step = 1e-5
     differences = (log_q(x + step, sigma) - log_q(x - step, sigma)) / (2 * step)
     torch.testing.assert_close(ours[:, 0], differences, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 2 / 3, 1.0])
+def test_a_blend_is_the_mean_of_two_scores(share: float) -> None:
+    """Against float64 by hand; at its ends one of them alone, and where they agree what both say, bit for bit."""
+    generator = torch.Generator().manual_seed(0)
+    left, wanted = (torch.randn(64, 3, generator=generator) for _ in range(2))
+    found = blended(left, wanted, share=share)
+    expected = (1 - share) * left.double() + share * wanted.double()
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+    assert share not in (0, 1) or torch.equal(found, wanted if share else left)
+    assert torch.equal(blended(left, left, share=share), left)
 
 
 def test_a_denoiser_s_score_is_minus_its_noise_over_sigma() -> None:

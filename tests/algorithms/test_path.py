@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from disback_ray.algorithms.path import Switch, geometric_marks, node_marks, plateau_switches, switches, target_at
+from disback_ray.algorithms.path import (
+    Blend,
+    Switch,
+    blend_at,
+    geometric_marks,
+    node_marks,
+    plateau_switches,
+    switches,
+    target_at,
+)
 from disback_ray.errors import ConfigError
 
 
@@ -77,6 +86,34 @@ def test_targets_that_do_not_fit(nodes: int, steps_per_node: int | Sequence[int]
         switches(4, 1000, total=3001)  # one step for the teacher is enough
 
 
+def test_a_blend_rises_evenly_from_the_target_before_to_the_next() -> None:
+    plan = switches(3, (6, 4), total=20)  # node 2, node 1 from step 6, the teacher from step 10
+    found = [blend_at(step, plan, steps=3) for step in range(20)]
+    assert found[:6] == [None] * 6, "the first target has none before it"
+    assert found[6:10] == [Blend(2, 0.25), Blend(2, 0.5), Blend(2, 0.75), None]
+    assert found[10:] == [Blend(1, 0.25), Blend(1, 0.5), Blend(1, 0.75), *[None] * 7]
+    assert [blend_at(step, plan, steps=0) for step in range(20)] == [None] * 20
+
+
+@pytest.mark.parametrize(
+    ("nodes", "steps_per_node", "total", "said"),
+    [
+        (3, (9, 4), 99, "backtracking.blend: 5 steps into node 1, which is the target for 4: lower blend"),
+        (4, 4, 99, "backtracking.blend: 5 steps into node 2, which is the target for 4: lower blend"),
+        (3, 9, 22, "backtracking.blend: 5 steps into the teacher, which is the target for 4: lower blend"),
+    ],
+)
+def test_a_blend_longer_than_its_target(nodes: int, steps_per_node: int | Sequence[int], total: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        switches(nodes, steps_per_node, total=total, blend=5)
+    switches(nodes, steps_per_node, total=total, blend=4)
+
+
+@pytest.mark.parametrize(("nodes", "steps_per_node"), [(2, 1), (3, (1, 5)), (1, 1), (0, 1)])
+def test_nothing_is_blended_into_the_first_target(nodes: int, steps_per_node: int | Sequence[int]) -> None:
+    switches(nodes, steps_per_node, total=11, blend=5)
+
+
 @pytest.mark.parametrize(
     ("steps", "marks"), [(50, (6, 12, 25, 50)), (200, (25, 50, 100, 200)), (3, (1, 2, 3)), (1, (1,)), (0, ())]
 )
@@ -97,3 +134,11 @@ def test_a_node_is_left_after_so_many_steps_at_the_latest() -> None:
     looks = [(done, 2.0**-done) for done in range(5, 60, 5)]
     assert plateau_switches(looks, nodes=3, most=20, lag=2) == (Switch(0, 2), Switch(22, 1), Switch(47, 0))
     assert plateau_switches(looks, nodes=1, most=20, lag=2) == (Switch(0, 0),)
+
+
+def test_looks_while_the_target_is_blended_do_not_count() -> None:
+    """From node 2's switch at step 17 on, ten steps: the looks at 20 and 25 are passed over, and three more are needed."""
+    looks = [(done, 1.0) for done in range(5, 60, 5)]
+    assert plateau_switches(looks, nodes=4, most=100, lag=2)[:3] == (Switch(0, 3), Switch(17, 2), Switch(32, 1))
+    assert plateau_switches(looks, nodes=4, most=100, lag=2, blend=10)[:3] == (Switch(0, 3), Switch(17, 2), Switch(42, 1))
+    assert plateau_switches(looks, nodes=4, most=10, lag=2, blend=10)[:3] == (Switch(0, 3), Switch(12, 2), Switch(27, 1))
