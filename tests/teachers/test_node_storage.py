@@ -71,6 +71,13 @@ def test_only_matrices_are_rounded_and_within_their_bounds(kind: str, spec: Deno
     assert digest(fresh.state_dict()) == digest(back), "read() gives all that a copy has, in its types"
 
 
+def test_what_is_not_trained_is_not_rounded(copies_of: Any) -> None:
+    denoiser = (copies := copies_of("int8")).build()
+    frozen = min(copies.matrices(denoiser))
+    denoiser.get_parameter(frozen).requires_grad_(False)
+    assert frozen not in copies.matrices(denoiser)
+
+
 def test_a_channel_of_zeros_and_the_largest_weight_are_exact() -> None:
     matrix = torch.tensor([[0.0, 0.0, 0.0], [127.0, -63.4, 1.0], [1e-44, 0.0, -1e-44]])
     packed, _ = NodeStorage("int8").pack({"w": matrix}, matrices={"w"}, base=lambda: ("", {}))
