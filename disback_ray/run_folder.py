@@ -54,11 +54,19 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
     if theirs is None:
         raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: choose another folder with --out")
     ours = {"recipe": recipe.model_dump(mode="json"), "seed": seed}
-    for key, (old, new) in differences({name: theirs.get(name) for name in ours}, ours).items():
+    for key, (old, new) in differences({"recipe": _completed(theirs.get("recipe")), "seed": theirs.get("seed")}, ours).items():
         raise RunFolderError(
             f"{folder.uri} belongs to another run ({key}: {shown(old)} there, {shown(new)} here): choose another --out, or --fresh"
         )
     return read_summary(folder) if SUMMARY in names else {}
+
+
+def _completed(recipe: Any) -> Any:
+    """A recipe that an older version wrote, with the keys that there are by now: their defaults leave a run what it was."""
+    try:
+        return Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValueError:  # pydantic's errors are; the keys that differ are named then
+        return recipe
 
 
 def is_run(folder: Folder) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from disback_ray import run_folder
 from disback_ray.config import ClusterConfig, load_recipe, shipped
@@ -70,6 +71,15 @@ class TestClaim:
             claim(folder, RING, seed=1)
         with pytest.raises(RunFolderError, match=r"another run \(name: 'ring8' there, 'grid25' here\)"):
             claim(folder, load_recipe("grid25"), seed=0)
+
+    def test_a_key_that_an_older_version_didn_t_have_is_at_its_default(self, folder: Folder) -> None:
+        write_config(folder, RING, ClusterConfig(), seed=0)
+        before = yaml.safe_load(folder.read(CONFIG))
+        del before["recipe"]["backtracking"]["blend"]
+        folder.write(CONFIG, yaml.safe_dump(before).encode())
+        assert claim(folder, RING, seed=0) == {}
+        with pytest.raises(RunFolderError, match=r"\(backtracking.blend: 0 there, 5 here\)"):
+            claim(folder, load_recipe("ring8", overrides=["backtracking.blend=5"]), seed=0)
 
     def test_another_cluster_may_go_on(self, folder: Folder) -> None:
         write_config(folder, RING, ClusterConfig(), seed=0)
