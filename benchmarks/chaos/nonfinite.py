@@ -3,8 +3,8 @@
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import patch
 
 from benchmarks.chaos.runs import Outcome, Stage
 from disback_ray.actors import parts
@@ -30,7 +30,7 @@ class Odd(FakeScore):
 def nonfinite(stage: Stage) -> Iterator[Outcome]:
     """Skipped from the start; and stopped, and then begun again to skip it. Both end as the same does in one process."""
     plain = stage.truth
-    with odd(), attach("local"):
+    with patch.dict(parts.CLASSES, fake_score=Odd), attach("local"):
         truth, folder = stage.truth_of(SKIP), stage.new_folder()
         found = Outcome("NaN in a step, skipped", injected=1)
         _expect_skipped(found, stage.play(found, SKIP, truth=truth).get("skipped", []))
@@ -51,13 +51,3 @@ def nonfinite(stage: Stage) -> Iterator[Outcome]:
 def _expect_skipped(found: Outcome, skipped: list[dict[str, object]]) -> None:
     steps = [(each["stage"], each["step"]) for each in skipped]
     found.expect(steps == [WHERE], f"skipped were {steps}")
-
-
-@contextmanager
-def odd() -> Iterator[None]:
-    before = vars(parts)["FakeScore"]
-    vars(parts)["FakeScore"] = Odd
-    try:
-        yield
-    finally:
-        vars(parts)["FakeScore"] = before
