@@ -97,7 +97,7 @@ def _lora(name: str) -> Facts:
     folder, file = Folder.of_file(name)
     tensors = folder.read_tensors(file)
     check_weights(tensors, where=name)
-    downs = [tensor for key, tensor in tensors.items() if key.endswith(DOWN)]
+    downs = [tensor for key, tensor in tensors.items() if key.endswith(DOWN) and tensor.ndim > 1]
     if not downs:
         raise CheckpointError(f"{name}: safetensors with no weights of a LoRA: name the folder that diffusers saved them in")
     return {

@@ -25,6 +25,9 @@ from disback_ray.errors import CheckpointError, ConfigError
 ASIDE = ".partial"
 """Ends the name of a file while it is written; what a killed process left of one is no file of the folder's."""
 
+CLIENTS = ("httpx", "httpcore", "requests")
+"""What hf:// goes through; their errors have no base in common with the others'."""
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -333,8 +336,10 @@ def _one_line(doing: str) -> Iterator[None]:
     """The storage's own errors as CheckpointError."""
     try:
         yield
-    except (OSError, ArrowException) as error:
-        raise CheckpointError(f"can't {doing}: {_first_line(error)}") from None
+    except Exception as error:
+        if isinstance(error, (OSError, ArrowException)) or type(error).__module__.partition(".")[0] in CLIENTS:
+            raise CheckpointError(f"can't {doing}: {_first_line(error)}") from None
+        raise
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from rich.filesize import decimal
+from safetensors.torch import save_file
 
 import disback_ray
 from disback_ray.cli import main
@@ -153,6 +154,8 @@ def test_damaged_weights_are_found(run: Path, tmp_path: Path) -> None:
 def test_what_is_nothing_of_ours(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing is there"):
         inspect(tmp_path / "nowhere")
-    (tmp_path / "x").write_text("")
+    save_file({"unet.x.lora_A.weight": torch.tensor(1.0)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="no weights of a LoRA"):
+        inspect(tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="neither a teacher's folder"):
         inspect(tmp_path)

@@ -200,3 +200,15 @@ def test_the_digest_of_equal_weights_is_equal() -> None:
     assert digest(turned) == digest(WEIGHTS)
     assert digest(WEIGHTS, turned) != digest(WEIGHTS)
     assert len({digest({name: tensor}) for name, tensor in TENSORS.items()}) == len(TENSORS)
+
+
+def test_what_an_http_client_raises_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hf:// without a network: its client's errors are no OSErrors."""
+    lost = type("ConnectError", (Exception,), {"__module__": "httpx"})
+
+    class Unreachable:
+        def get_file_info(self, path: str) -> None:
+            raise lost("no way\nto it")
+
+    monkeypatch.setattr(Folder, "_open", lambda folder: (Unreachable(), "owner/name"))
+    assert refusal(lambda: Folder("hf://owner/name").has("x")) == "can't look at hf://owner/name/x: no way"

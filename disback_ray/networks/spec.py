@@ -155,7 +155,13 @@ class DenoiserSpec:
         """Raises CheckpointError where the settings are not a denoiser's."""
         with _told("a denoiser"):
             network = _checked(NETWORKS[settings["network"]["kind"]], settings["network"])
-            return _checked(DenoiserSpec, _own(settings, fields(DenoiserSpec), network))
+            spec = _checked(DenoiserSpec, _own(settings, fields(DenoiserSpec), network))
+        dimensions = {ResNetMLPSpec: 1, ModuleSpec: len(spec.shape)}.get(type(network), 3)
+        if len(spec.shape) != dimensions:
+            raise CheckpointError(
+                f"not the settings of a denoiser: its samples are of shape {spec.shape}, not {dimensions} numbers"
+            )
+        return spec
 
 
 class OneStep(nn.Module):
@@ -225,7 +231,15 @@ class GeneratorSpec:
         with _told("a generator"):
             plain = settings["network"].get("kind") == "mlp"
             network = _checked(MLPSpec, settings["network"]) if plain else DenoiserSpec.from_json(settings["network"])
-            return _checked(GeneratorSpec, _own(settings, fields(GeneratorSpec), network))
+            spec = _checked(GeneratorSpec, _own(settings, fields(GeneratorSpec), network))
+        fits = (
+            len(spec.shape) == 1
+            if isinstance(network, MLPSpec)
+            else (spec.shape, spec.classes) == (network.shape, network.classes)
+        )
+        if not fits:
+            raise CheckpointError(f"not the settings of a generator: {spec.shape}, {spec.classes} classes: not its network's")
+        return spec
 
 
 def _checked(kind: type[Spec], settings: dict[str, Any]) -> Spec:

@@ -101,6 +101,14 @@ def test_generators_of_each_kind_have_their_samples_shape() -> None:
         assert spec.build()(torch.ones(3, *spec.shape), condition).shape == (3, *spec.shape)
 
 
+@pytest.mark.parametrize("network", [MLPSpec(), DenoiserSpec(DDPMppSpec(), (1, 8, 8), 0, 0.5)])
+def test_a_generator_has_its_network_s_samples(network: MLPSpec | DenoiserSpec) -> None:
+    honest = GeneratorSpec(network, (2,) if isinstance(network, MLPSpec) else network.shape, 0, 2.5)
+    assert GeneratorSpec.from_json(json.loads(json.dumps(honest.to_json()))) == honest
+    with pytest.raises(CheckpointError, match=r"\(1, 16, 16\), 0 classes: not its network's"):
+        GeneratorSpec.from_json(honest.to_json() | {"shape": [1, 16, 16]})
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -113,6 +121,8 @@ def test_generators_of_each_kind_have_their_samples_shape() -> None:
         ({"network": {"kind": "resnet-mlp", "blocks": 1.5}}, "blocks: input should be a valid integer"),
         ({"network": {"kind": "resnet-mlp", "[" * 5000: 1}}, "[[["),
         ({"network": {"kind": ["resnet-mlp"]}}, "unhashable"),
+        ({"shape": [3, 8]}, "its samples are of shape (3, 8), not 1 numbers"),
+        ({"network": {"kind": "ddpmpp"}, "shape": [3, 8]}, "its samples are of shape (3, 8), not 3 numbers"),
     ],
 )
 def test_settings_of_another_kind_are_refused_in_one_line(change: dict[str, Any], said: str) -> None:
