@@ -55,7 +55,7 @@ def error_of(ref: Any) -> RayError | None:
     try:
         ray.get(ref)
     except RayError as error:
-        return error
+        return error.with_traceback(None)  # the frames that it came through would live as long as it, and all that they hold
     return None
 
 
