@@ -80,6 +80,8 @@ def _read(name: str, data: bytes, key: Key) -> dict[int, str]:
     answers: dict[int, str] = {}
     for pair, choice, _ in rows:
         if type(pair) is not int or not 0 <= pair < len(key.order) or choice not in CHOICES or pair in answers:
-            raise CheckpointError(f"{name}: pair {pair!r}, choice {choice!r}: not an answer to one of {len(key.order)} pairs")
+            raise CheckpointError(
+                f"{name}: pair {pair!r:.40}, choice {choice!r:.40}: not an answer to one of {len(key.order)} pairs"
+            )
         answers[pair] = choice
     return answers

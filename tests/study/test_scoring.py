@@ -48,6 +48,7 @@ def test_several_people_are_counted_together() -> None:
         ({"x": b'{"study": "name", "answers": [{"pair": 0}]}'}, "x: not the answers"),
         ({"x": saved("left", study="other")}, "x: answers to study other"),
         ({"x": saved("up")}, "choice 'up'"),
+        ({"x": saved("left" * 1000)}, "pair 0, choice 'left"),
         ({"x": saved(*["left"] * 5)}, "pair 4"),
         ({"x": saved("left").replace(b'"pair": 0', b'"pair": true')}, "pair True"),
         ({"x": saved("tie")}, "no pair was decided"),
@@ -59,6 +60,7 @@ def test_what_is_no_answer_is_named(files: dict[str, bytes], says: str) -> None:
     with pytest.raises(CheckpointError, match=says) as refused:
         score(KEY, files)
     assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 200
 
 
 def test_shuffling_is_balanced_and_keyed() -> None:
