@@ -124,7 +124,7 @@ class AutoPath(Frozen):
     """
 
     trial: Whole = 40
-    gain: Annotated[float, Gt(0), Le(1)] = 0.85
+    gain: Annotated[float, Gt(0), Le(1)] = 0.7
     switch: Literal["timer", "plateau"] = "timer"
 
 
