@@ -19,7 +19,7 @@ from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.evaluation.looks import SIGMAS
 from disback_ray.limited_yaml import NotYaml
 from disback_ray.run_lock import LOCK
-from disback_ray.storage import Folder
+from disback_ray.storage import DAMAGED_ARROW, Folder
 from disback_ray.teachers.saved import is_saved, proof_of
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
@@ -209,7 +209,7 @@ class Metrics:
                 self.rows = pq.read_table(io.BytesIO(folder.read(METRICS))).to_pylist()
                 if self.rows and not {"stage", "step", "seconds"} <= self.rows[0].keys():
                     raise pa.ArrowInvalid("its columns are not a run's")
-            except (pa.ArrowException, OSError) as error:
+            except DAMAGED_ARROW as error:
                 reason = str(error).splitlines()[0]
                 raise CheckpointError(f"{folder.uri}/{METRICS} is damaged: {reason}: delete it to go on without it") from None
 

@@ -25,6 +25,8 @@ from disback_ray.errors import CheckpointError, ConfigError
 ASIDE = ".partial"
 """Ends the name of a file while it is written; what a killed process left of one is no file of the folder's."""
 
+DAMAGED_ARROW = (ArrowException, OSError, UnicodeDecodeError)
+"""What Arrow raises for a damaged file; the last one where names or texts in it aren't UTF-8."""
 CLIENTS = ("httpx", "httpcore", "requests")
 """What hf:// goes through; their errors have no base in common with the others'."""
 

@@ -1,9 +1,12 @@
 """Whose a folder is, where its run stands, and what it has measured."""
 
+import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -31,6 +34,13 @@ from disback_ray.storage import Folder
 
 RING = load_recipe("ring8")
 ORDER = ("recording", "backtracking")
+
+
+def not_utf_8() -> bytes:
+    """A parquet file with a text that is none."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"stage": pa.array([b"\xff"]).cast(pa.string(), safe=False), "step": [1], "seconds": [1.0]}), sink)
+    return sink.getvalue()
 
 
 @pytest.fixture
@@ -234,7 +244,7 @@ class TestMetrics:
         metrics.add(row("recording", 3))
         assert Metrics(folder).table().num_rows == 2
 
-    @pytest.mark.parametrize("data", [b"", b"PAR1", b"no parquet at all"])
+    @pytest.mark.parametrize("data", [b"", b"PAR1", b"no parquet at all", not_utf_8()])
     def test_a_damaged_file_is_refused_in_one_line(self, folder: Folder, data: bytes) -> None:
         folder.write(METRICS, data)
         with pytest.raises(CheckpointError, match=f"{METRICS} is damaged: .*delete it") as refused:

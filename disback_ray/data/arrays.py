@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Collection
+from tokenize import TokenError
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def read_arrays(data: bytes, names: Collection[str], *, where: str) -> dict[str,
                 raise CheckpointError(f"{where}: unpacked it would be larger than {MOST_BYTES >> 30} GiB")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files if name in names}
-    except (*DAMAGED, SyntaxError, TypeError) as error:  # the last two of numpy, for a header that is none
+    except (*DAMAGED, SyntaxError, TokenError, TypeError) as error:  # the last three of numpy, for a header that is none
         raise CheckpointError(f"{where}: no .npz, or damaged: {' '.join(str(error).split())[:160]}") from None
     if other := next((name for name, array in found.items() if not isinstance(array, np.ndarray)), None):
         raise CheckpointError(f"{where}: {other} is no array")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from disback_ray.data.labels import LABELS_FILE, folders_of, hugging_face_names, labels_file, labels_of_json, numbered
-from disback_ray.data.shares import FolderShare, ParquetShare, Share, ZipShare, one_line, open_zip, read_member
+from disback_ray.data.shares import FolderShare, ParquetShare, Share, ZipShare, listed, one_line, open_zip, read_member
 from disback_ray.errors import CheckpointError
 from disback_ray.storage import Folder
 
@@ -137,7 +137,7 @@ def _image_column(where: str, schema: pa.Schema) -> str:
     found = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     if found is None:
         raise CheckpointError(
-            f"{where}: no column {' or '.join(IMAGE_COLUMNS[:2])} of images; its columns are {', '.join(schema.names)}"
+            f"{where}: no column {' or '.join(IMAGE_COLUMNS[:2])} of images; its columns are {listed(schema.names)}"
         )
     kind = schema.field(found).type
     inside = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind

@@ -5,10 +5,12 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 MOST_BYTES = 64 << 20  # of one encoded image
 MOST_PIXELS = 1 << 26  # of one decoded image: 8192 × 8192; what claims more is a bomb, or no picture to train on
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
+"""What is decoded. Pillow knows forty more, whose decoders few people look at; two are imported here, or it would load them all."""
 NAMED = 3  # corrupt images in a message
 
 
@@ -47,7 +49,7 @@ def _decoded(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's on damaged EXIF, and its own idea of a bomb: ours is above
-            with Image.open(io.BytesIO(data)) as opened:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 if opened.width * opened.height > MOST_PIXELS:
                     raise CorruptImage(f"{opened.width} × {opened.height} pixels, more than {MOST_PIXELS}")
                 return _flat(ImageOps.exif_transpose(opened))

@@ -7,8 +7,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from disback_ray.data.shares import listed
 from disback_ray.errors import CheckpointError, ConfigError
-from disback_ray.storage import Folder
+from disback_ray.storage import DAMAGED_ARROW, Folder
 
 COLUMNS = ("prompt", "caption", "text", "TEXT")
 """Of a parquet file, where no column is named: the first that is there. The last is LAION's."""
@@ -82,12 +83,12 @@ def _column(content: bytes, data: PromptsData) -> list[str]:
         name = data.column or next((column for column in COLUMNS if column in there), None)
         if name not in there:
             asked = f"no column {data.column!r}" if data.column else f"none of the columns {', '.join(COLUMNS)}"
-            raise ConfigError(f"data.column: {data.file}: {asked}; it has {', '.join(there)[:200] or 'none'}")
+            raise ConfigError(f"data.column: {data.file}: {asked}; it has {listed(there) or 'none'}")
         kind = schema.field(name).type
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind  # as pandas writes categories
         if not any(is_text(plain) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
             raise ConfigError(f"data.column: {data.file}: column {name!r} holds {kind}, not text")
         texts = pq.read_table(io.BytesIO(content), columns=[name]).column(name).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGED_ARROW as error:
         raise ConfigError(f"data.file: {data.file}: no parquet file, or damaged: {str(error).splitlines()[0]}") from None
     return [text or "" for text in texts]

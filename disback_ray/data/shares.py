@@ -2,17 +2,16 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from disback_ray.data.pixels import MOST_BYTES
 from disback_ray.errors import CheckpointError
-from disback_ray.storage import Folder
+from disback_ray.storage import DAMAGED_ARROW, Folder
 
 Encoded = tuple[str, bytes]
 """An image's name, for errors, and its file's bytes; none where they can't be had."""
@@ -95,8 +94,13 @@ def one_line(where: str) -> Iterator[None]:
     """Arrow's own errors as CheckpointError."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGED_ARROW as error:
         raise CheckpointError(f"{where}: not parquet, or damaged: {(str(error).splitlines() or [''])[0][:160]}") from None
+
+
+def listed(columns: Iterable[str]) -> str:
+    """The names of a file's columns, for a message of one line, whatever they have in them."""
+    return " ".join(", ".join(columns).split())[:200]
 
 
 def _bytes_of(value: Any) -> bytes:

@@ -40,7 +40,7 @@ class Key:
             )  # fmt: skip
             if len(key.order) != len(key.first_is_left) or not key.order:
                 raise ValueError("its pairs don't match")
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise CheckpointError(f"{where}: not the key of a study: {error}") from None
         return key
 

@@ -89,6 +89,22 @@ def test_corrupt_images_are_refused_in_a_few_words(data: bytes) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("kind", ["bmp", "gif", "ppm", "tiff", "webp"])
+def test_other_kinds_of_images_are_read(kind: str) -> None:
+    grey = Image.fromarray(NOISE[..., 0])
+    options = {"lossless": True} if kind == "webp" else {}
+    assert np.array_equal(square(encoded(grey, kind, **options), resolution=20, grey=True)[0], NOISE[:, 6:26, 0])
+
+
+@pytest.mark.parametrize("kind", ["pcx", "tga", "ico", "jpeg2000"])
+def test_what_few_people_look_at_is_not_decoded(kind: str) -> None:
+    """Pillow would read them."""
+    data = encoded(Image.fromarray(NOISE[:, :20]), kind)
+    Image.open(io.BytesIO(data)).load()
+    with pytest.raises(CorruptImage, match="no image"):
+        square(data, resolution=20, grey=False)
+
+
 def test_bombs_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = encoded(Image.new("1", (9000, 9000)))
     assert len(bomb) < 20_000

@@ -58,6 +58,7 @@ def test_text_is_text_however_arrow_keeps_it(tmp_path: Path, kind: pa.DataType) 
         ({"prompt": pa.array([], pa.string())}, None, "holds no prompts"),
         ({"prompt": ["a cat"], "id": [1]}, "promt", "no column 'promt'; it has prompt, id"),
         ({"id": [1]}, None, "none of the columns prompt, caption, text, TEXT; it has id"),
+        ({"a\nb": [1]}, None, "it has a b"),
         ({"prompt": [1]}, None, "column 'prompt' holds int64, not text"),
     ],
 )
@@ -74,5 +75,7 @@ def test_no_file_and_no_parquet(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_prompts(PromptsData(str(tmp_path / "none.txt")))
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ConfigError, match="no parquet file, or damaged"):
-        read_prompts(PromptsData(str(tmp_path / "damaged.parquet")))
+    pq.write_table(pa.table({"prompt": pa.array([b"\xff"]).cast(pa.string(), safe=False)}), tmp_path / "not-utf-8.parquet")
+    for name in ("damaged", "not-utf-8"):
+        with pytest.raises(ConfigError, match="no parquet file, or damaged"):
+            read_prompts(PromptsData(str(tmp_path / f"{name}.parquet")))

@@ -78,7 +78,16 @@ def test_a_key_comes_back_from_its_file() -> None:
     assert Key.from_json(KEY.to_json(), where="key.json") == KEY
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"study": "x", "models": ["a"], "seed": 0, "order": [], "first_is_left": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        KEY.to_json().replace('"seed": 0', '"seed": Infinity'),
+        '{"study": "x", "models": ["a"], "seed": 0, "order": [], "first_is_left": []}',
+    ],
+)
 def test_what_is_no_key_is_refused(text: Any) -> None:
     with pytest.raises(CheckpointError, match=r"key\.json: not the key of a study"):
         Key.from_json(text, where="key.json")
