@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or a stray call of ray's connects to whatever Ray this machine saw last
     os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"  # no dashboard: as in session.py, nobody waits for it
     os.environ["OMP_NUM_THREADS"] = "1"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs have it, and all that they begin
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112 (a dozen processes a driver, unused)
 
 
