@@ -15,100 +15,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+import psutil
 import ray
-import torch
 
 from benchmarks import Result, measured, options, publish
+from benchmarks.emulated_roles import SAMPLES, FakeScore, Generator, Target, Work
 from benchmarks.stage import Stage, staged
-from disback_ray.actors.on_ray import Part
+from disback_ray.actors.hosted import Part
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.path import switches
-from disback_ray.algorithms.ranks import ALONE, Ranks
-from disback_ray.algorithms.records import Field, Sample, Score, Scored
 from disback_ray.config import RoleResources
 
 WARM_STEPS, LARGE_STEPS = 3, 8
-SAMPLES = 64
-"""A step's batch for each generator; cut into micro-batches."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """Seconds that a step of SAMPLES samples takes on one device of each kind."""
-
-    forward: float = 0.100
-    backward: float = 0.200
-    target: float = 0.100
-    score: float = 0.100
-    fit: float = 0.300
-    optimiser: float = 0.010
-
-    def busiest(self, *, targets: int, fakes: int, generators: int, scale: int) -> float:
-        """The busiest role's work for a step of scale · SAMPLES samples: no step takes less."""
-        return max(
-            scale * self.target / targets,
-            scale * (self.score + self.fit) / fakes + self.optimiser,
-            scale * (self.forward + self.backward) / generators + self.optimiser,
-        )
-
-    def times(self, factor: float) -> "Work":
-        return Work(*(factor * getattr(self, name) for name in self.__dataclass_fields__))
-
-
-@dataclass
-class Device:
-    """A role on a device that does nothing but take its time. numbers: float32 ones of a sample."""
-
-    work: Work
-    numbers: int = 0
-    ranks: Ranks = ALONE
-
-    def _works(self, seconds: float, batch: Batch) -> None:
-        time.sleep(seconds * batch.size / SAMPLES)
-
-    def _tensor(self, batch: Batch) -> torch.Tensor:
-        return torch.zeros(batch.size, self.numbers)
-
-    def commit(self, step: int, *, update: int = 0) -> dict[str, float]:
-        """All ranks meet here, as they do to add up their gradients."""
-        time.sleep(self.work.optimiser)
-        self.ranks.sum(1.0)
-        return {}
-
-    def begin(self, stage: str, *, node: int) -> dict[str, float]:
-        return {}
-
-
-class Generator(Device):
-    def propose(self, batch: Batch) -> Sample:
-        self._works(self.work.forward, batch)
-        return Sample(batch, self._tensor(batch), None, batch.step)
-
-    def descend(self, field: Field) -> dict[str, float]:
-        self._works(self.work.backward, field.batch)
-        return {}
-
-
-class Target(Device):
-    def score(self, sample: Sample) -> Score:
-        self._works(self.work.target, sample.batch)
-        return Score(sample.batch, self._tensor(sample.batch), 0)
-
-
-class FakeScore(Device):
-    def score(self, sample: Sample) -> Scored:
-        self._works(self.work.score, sample.batch)
-        return Scored(sample.batch, 0)
-
-    def difference(self, current: Scored, wanted: Score, *, node: int) -> Field:
-        return Field(current.batch, self._tensor(current.batch), 0.0)
-
-    def fit(self, sample: Sample, *, update: int = 0) -> dict[str, float]:
-        self._works(self.work.fit, sample.batch)
-        return {}
 
 
 @dataclass(frozen=True)
@@ -174,28 +94,27 @@ def cost(layout: Layout, *, megabytes: float, steps: int) -> Cost:
     return Cost(
         statistics.median(b.at - a.at for a, b in itertools.pairwise(ends)), busiest,
         (last.driver - first.driver) / count, (last.own - first.own) / count,
-        (last.busy - first.busy) / (last.busy - first.busy + last.idle - first.idle),
+        1 - (last.idle - first.idle) / (last.at - first.at) / len(psutil.cpu_times(percpu=True)),
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class End:
-    """Of a step: when it was, in seconds, and so far the driver's CPU, its own thread's, and this machine's, busy and idle."""
+    """Of a step: when it was, in seconds, and so far the driver's CPU, its own thread's, and what this machine's processors had idle."""
 
     at: float
     driver: float
     own: float
-    busy: float
     idle: float
 
     @classmethod
     def now(cls) -> "End":
-        user, nice, system, idle, waiting, *rest = (float(each) for each in Path("/proc/stat").read_text("ascii").split()[1:8])
-        return cls(time.monotonic(), time.process_time(), time.thread_time(), user + nice + system + sum(rest), idle + waiting)
+        times = psutil.cpu_times()
+        return cls(time.monotonic(), time.process_time(), time.thread_time(), times.idle + getattr(times, "iowait", 0.0))
 
 
 def driven(stage: Stage, layout: Layout, *, steps: int) -> list[End]:
-    """The ends of each step after the first few. Linux."""
+    """The ends of each step after the first few."""
     plan = backtracking.distribution_backtracking(
         stage.cast, switches(0, 1, total=steps + WARM_STEPS), steps=steps + WARM_STEPS,
         batches_of=lambda name, step: [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from disback_ray import theatre
-from disback_ray.actors import company, on_ray, teacher_trainer
+from disback_ray.actors import company, hosted, on_ray, teacher_trainer
 from disback_ray.actors.parts import CLASSES
 from disback_ray.config import ClusterConfig, RecoveryLimits, RoleResources
 from disback_ray.production import Stopped
@@ -135,9 +135,9 @@ def test_a_role_is_played_by_the_process_that_stands_by(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("trace", [False, True])
 def test_whether_calls_are_noted_is_told_to_the_process(trace: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Played here, without Ray: one that stands by began before it was known."""
-    monkeypatch.setattr(on_ray, "where", lambda: "here")
+    monkeypatch.setattr(hosted, "where", lambda: "here")
     (tmp_path / "proof").touch()
-    process = on_ray.Hosted("teacher/0", 1)
+    process = hosted.Hosted("teacher/0", 1)
     begun = SimpleNamespace(build=SimpleNamespace(remote=lambda *given: asyncio.run(process.build(*given))))
     role = on_ray.OnRay(
         "teacher/0", (dict, {}), options={}, threads=1, shared=Folder.at(tmp_path), proof="proof", trace=trace, begun=begun

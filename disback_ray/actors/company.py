@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from disback_ray.actors.hosted import Part
 from disback_ray.actors.mishaps import told
-from disback_ray.actors.on_ray import OnRay, Part, Replicas, begin
+from disback_ray.actors.on_ray import OnRay, Replicas, begin
 from disback_ray.actors.parts import CLASSES, Places, parts
 from disback_ray.actors.placement import Placement
 from disback_ray.actors.players import Audience
@@ -19,6 +20,7 @@ from disback_ray.actors.rank_group import RankGroup
 from disback_ray.actors.recovery import Recovery
 from disback_ray.actors.timesheet import Account, Timesheet
 from disback_ray.algorithms.cast import Cast
+from disback_ray.algorithms.records import CROSSINGS, WIRE_BYTES
 from disback_ray.config import Recipe, RecoveryLimits, RoleResources
 from disback_ray.run_folder import CONFIG
 from disback_ray.storage import Folder
@@ -169,12 +171,9 @@ def _labels(name: str, asked: RoleResources) -> list[str]:
 
 
 def log_steps(recipe: Recipe, shape: tuple[int, ...], limits: RecoveryLimits) -> int:
-    """Steps between two checkpoints, so that what the log holds keeps to its budget: x_0, the target's score and the field, each step.
-
-    And the score of the target before, in the steps in which that is blended into the next.
-    """
-    numbers = (4 if recipe.backtracking.blend else 3) * recipe.batch * math.prod(shape)
-    return max(1, limits.log_mb * 2**20 // (numbers * (2 if recipe.wire_dtype == "bf16" else 4)))
+    """Steps between two checkpoints, so that what the log holds keeps to its budget: all that crosses between the roles."""
+    numbers = (CROSSINGS + bool(recipe.backtracking.blend)) * recipe.batch * math.prod(shape)
+    return max(1, limits.log_mb * 2**20 // (numbers * WIRE_BYTES[recipe.wire_dtype]))
 
 
 def _company(made: Mapping[str, Any], seats: dict[str, dict[str, Any]], **driving: Any) -> Company:

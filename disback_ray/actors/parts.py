@@ -8,7 +8,7 @@ from disback_ray.actors.evaluator import Evaluator
 from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSettings
 from disback_ray.actors.frozen_score import FrozenTeacher, PathNode
 from disback_ray.actors.generator import Generator, GeneratorSettings
-from disback_ray.actors.on_ray import Part
+from disback_ray.actors.hosted import Part
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.config import Recipe, Teacher, TeacherFile, TextTeacher
 from disback_ray.data.prepared import PreparedImages

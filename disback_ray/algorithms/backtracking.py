@@ -28,14 +28,11 @@ def generator_step(
     scores are taken.
     """
     samples = [cast.generator.propose(batch) for batch in batches]
-    wanted: list[tuple[Later, ...]] = [(target.score(sample),) for sample in samples]
-    mixed: dict[str, Blend] = {}
-    if blend:  # its scores are asked for last: the teacher takes its own meanwhile
-        wanted = [(*score, cast.path_node.score(sample, node=blend.left)) for sample, score in zip(samples, wanted, strict=True)]
-        mixed = {"blend": blend}
+    wanted = [target.score(sample) for sample in samples]
+    before = [cast.path_node.score(sample, node=blend.left) if blend else None for sample in samples]
     fields = [
-        cast.fake_score.difference(cast.fake_score.score(sample), *scores, node=node, **mixed)
-        for sample, scores in zip(samples, wanted, strict=True)
+        cast.fake_score.difference(cast.fake_score.score(sample), score, left, node=node, blend=blend)
+        for sample, score, left in zip(samples, wanted, before, strict=True)
     ]
     return samples, (*(cast.generator.descend(field) for field in fields), cast.generator.commit(step))
 

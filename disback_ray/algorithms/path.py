@@ -5,6 +5,7 @@ Node 0 is the teacher and node N the most degraded copy. Only this file reverses
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from disback_ray.errors import ConfigError
 
@@ -68,11 +69,14 @@ def switches(nodes: int, steps_per_node: int | Sequence[int], *, total: int, ble
             "raise steps, or lower steps_per_node"
         )
     starts = [sum(lengths[:index]) for index in range(between + 1)]
-    for node, length in zip(range(between - 1, -1, -1), [*lengths[1:], total - sum(lengths)], strict=False):
-        if length < blend:
-            whose = f"node {node}" if node else "the teacher"
-            raise ConfigError(f"backtracking.blend: {blend} steps into {whose}, which is the target for {length}: lower blend")
-    return tuple(Switch(step, node) for step, node in zip(starts, range(between, -1, -1), strict=True))
+    plan = tuple(Switch(step, node) for step, node in zip(starts, range(between, -1, -1), strict=True))
+    for here, end in pairwise((*plan[1:], Switch(total, 0))):  # nothing is blended into the first target
+        if end.step - here.step < blend:
+            whose = f"node {here.node}" if here.node else "the teacher"
+            raise ConfigError(
+                f"backtracking.blend: {blend} steps into {whose}, which is the target for {end.step - here.step}: lower blend"
+            )
+    return plan
 
 
 def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int, lag: int, blend: int = 0) -> tuple[Switch, ...]:

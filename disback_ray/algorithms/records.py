@@ -9,6 +9,12 @@ from torch import Tensor
 from disback_ray.algorithms.noise import Batch
 
 WireDtype = Literal["fp32", "bf16"]
+WIRE_BYTES: dict[WireDtype, int] = {"fp32": 4, "bf16": 2}
+CROSSINGS = 3
+"""Of a sample-shaped tensor in a step: x_0 out, the target's score to s_φ, the difference back (Eq. 8).
+
+One more while a target is blended into the next: the score of the one before.
+"""
 
 
 def rounded(tensor: Tensor, wire: WireDtype) -> Tensor:

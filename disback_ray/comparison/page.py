@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +110,7 @@ def _each(found: Outcome) -> Markup | None:
 
 def _colours(found: Outcome) -> dict[str, str]:
     """Each arm's; of more arms than colours, some share one."""
-    return dict(zip(found.arms, itertools.cycle(COLOURS), strict=False))  # the cycle has no end
+    return {arm: COLOURS[number % len(COLOURS)] for number, arm in enumerate(found.arms)}
 
 
 def _at(steps: object) -> np.ndarray:

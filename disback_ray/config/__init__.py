@@ -4,7 +4,8 @@ from disback_ray.config.agreement import check_agreement
 from disback_ray.config.cluster import ClusterConfig, RecoveryLimits, RoleResources, Roles
 from disback_ray.config.loading import is_resolved, load_cluster, load_recipe, recipe_text, resolved, shipped
 from disback_ray.config.parsing import parse
-from disback_ray.config.recipe import Backtracking, Evaluation, Recipe, Recording, Student
+from disback_ray.config.recipe import Recipe
+from disback_ray.config.stages import Backtracking, Evaluation, Recording, Student
 from disback_ray.config.teacher import Teacher, TeacherFile, TeacherModule, TeacherTraining, TextTeacher
 
 __all__ = [

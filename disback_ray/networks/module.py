@@ -109,11 +109,10 @@ def _made(named: str, kwargs: dict[str, Any]) -> nn.Module:
         raise ConfigError(
             f"module: {named}: gave a module without parameters that require gradients: nothing can be learnt in it"
         )
-    if low := next(
-        (each for each in made.named_parameters() if each[1].is_floating_point() and each[1].dtype.itemsize < 4), None
-    ):
-        said = f"{low[0]} is {str(low[1].dtype).removeprefix('torch.')}: give float32, which is what is trained"
-        raise ConfigError(f"module: {named}: {said}; a role's precision is the recipe's (precision.teacher: bf16)")
+    for name, parameter in made.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype.itemsize < 4:
+            said = f"{name} is {str(parameter.dtype).removeprefix('torch.')}: give float32, which is what is trained"
+            raise ConfigError(f"module: {named}: {said}; a role's precision is the recipe's (precision.teacher: bf16)")
     owners = defaultdict(list)
     for name, tensor in made.state_dict().items():
         owners[tensor.untyped_storage()._cdata].append(name)

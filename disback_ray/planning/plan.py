@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 
 from disback_ray.actors.bundles import check
 from disback_ray.actors.company import log_steps
+from disback_ray.algorithms.records import CROSSINGS, WIRE_BYTES
 from disback_ray.config import ClusterConfig, Recipe, RoleResources
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.planning.cards import Card, Cores
 from disback_ray.planning.dry_run import CAST, FROZEN, Footprint, footprints
 from disback_ray.planning.measured import Measured
 from disback_ray.planning.ranked import of_each_rank
-
-WIRE_BYTES = {"fp32": 4, "bf16": 2}
-CROSSINGS = 3
-"""Of a sample-shaped tensor in a step: x_0 out, the target's score to s_φ, the difference back (Eq. 8)."""
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,6 @@ class NodeStorage:
             return {"bf16": tensor.bfloat16()}
         if self.kind == "int8":
             return quantised(tensor.float())
-        if 4 * self.rank * sum(tensor.flatten(1).shape) >= tensor.nbytes:
-            return {}  # a small matrix is no larger than its halves
         return halves((tensor.double() - teacher[name].double()).flatten(1), self.rank)
 
 
@@ -78,7 +76,8 @@ def quantised(matrix: Tensor) -> dict[str, Tensor]:
 def halves(matrix: Tensor, rank: int) -> dict[str, Tensor]:
     """The product of [m, rank] and [rank, n] that is nearest to a matrix in the Frobenius norm (Eckart & Young 1936).
 
-    matrix: [m, n], float64, projected on its `rank` first singular vectors of the shorter side, which are those of M Mᵀ.
+    matrix: [m, n], float64, projected on its `rank` first singular vectors of the shorter side, which are those of M Mᵀ: a
+    convolution's matrix is long, and its singular values all at once (torch.linalg.svd) would take many times as long.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     first = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -rank:]
@@ -103,7 +102,7 @@ def unpacked(tensors: Mapping[str, Tensor], says: Any, *, base: Base, where: str
                 )
         if kind not in get_args(NodeKind):
             raise CheckpointError(f"{where} is damaged: its storage is {kind!r:.40}, not {', '.join(get_args(NodeKind))}")
-        return {name: whole for key in tensors if (found := _whole(key, tensors, teacher)) for name, whole in [found]}
+        return dict(whole for key in tensors if (whole := _whole(key, tensors, teacher)))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{where} is damaged: its weights are not stored as it says: {' '.join(str(error).split())[:100]}"

@@ -15,7 +15,8 @@ import pytest
 import ray
 import torch
 
-from disback_ray.actors import on_ray, recovery
+from disback_ray.actors import hosted as hosting
+from disback_ray.actors import recovery
 from disback_ray.actors.calls import Call, looks, starts
 from disback_ray.actors.on_ray import OnRay
 from disback_ray.actors.players import Player, Proxy, Recovered
@@ -252,8 +253,8 @@ def test_machines_that_are_to_go_are_told_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_machine_that_doesn_t_see_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_ray, "where", lambda: "here")  # only Ray knows
-    hosted = on_ray.Hosted("a", 1)
+    monkeypatch.setattr(hosting, "where", lambda: "here")  # only Ray knows
+    hosted = hosting.Hosted("a", 1)
     with pytest.raises(ClusterError, match=f"a runs on a machine that doesn't see {tmp_path}: set `storage`"):
         asyncio.run(hosted.build("a", Role, {}, Folder.at(tmp_path), "proof"))
     (tmp_path / "proof").touch()
@@ -261,7 +262,7 @@ def test_a_machine_that_doesn_t_see_the_folder(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_call_is_made_once_in_its_turn() -> None:
-    hosted = on_ray.Hosted("a", 1)
+    hosted = hosting.Hosted("a", 1)
     hosted.role = Role()
 
     async def come_in_any_order() -> None:

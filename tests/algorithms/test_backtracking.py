@@ -33,7 +33,7 @@ def test_one_step_of_both_players(notes: Any) -> None:
     x0 = [("generator.propose", batch) for batch in batches_of("backtracking", 0)]
     wanted = [("path_node.score", x) for x in x0]
     current = [("fake_score.score", x) for x in x0]
-    fields = [("fake_score.difference", c, w, ("node", 2)) for c, w in zip(current, wanted, strict=True)]
+    fields = [("fake_score.difference", c, w, None, ("node", 2), ("blend", None)) for c, w in zip(current, wanted, strict=True)]
     changes = [
         ("path_node.load", 2),
         *(("generator.descend", field) for field in fields), ("generator.commit", 0), ("path_node.prefetch", 1),
@@ -51,7 +51,7 @@ def test_the_target_walks_back_to_the_teacher(notes: Any) -> None:
     twice = ["path node"] * 2  # two micro-batches
     assert targets(notes.calls) == ["load 2", *twice, *twice, "load 1", *twice, *["teacher"] * 4]
     assert [step.node for step in steps] == [2, 2, 1, 0, 0]
-    assert [call[-1] for call in notes.calls if call[0] == "fake_score.difference"] == [
+    assert [call[-2] for call in notes.calls if call[0] == "fake_score.difference"] == [
         ("node", n) for n in (2, 2, 2, 2, 1, 1, 0, 0, 0, 0)
     ]
     assert [call[1] for call in notes.calls if call[0] == "generator.commit"] == [0, 1, 2, 3, 4]
@@ -67,9 +67,9 @@ def test_a_target_is_blended_into_the_next(notes: Any) -> None:
         if call[0].endswith(".score") and call[0] != "fake_score.score":
             scored.append((call[1][1].step, call[0].partition(".")[0], *call[2:]))
         if call[0] == "fake_score.difference":
-            _, current, wanted, *left, node, blend = call if len(call) == 6 else (*call, None)
+            _, current, wanted, left, (_, node), (_, blend) = call
             assert wanted[1] == current[1], "of the same sample"
-            assert [score[1:] for score in left] == [(current[1], ("node", blend[1].left))] if blend else not left
+            assert left == (("path_node.score", current[1], ("node", blend.left)) if blend else None)
             mixed.append((current[1][1].step, wanted[0], node, blend))
     one = [(0, "path_node"), (1, "path_node")]
     two = [(step, "path_node", *rest) for step in (2, 3) for rest in ([], [("node", 2)])]
@@ -79,8 +79,7 @@ def test_a_target_is_blended_into_the_next(notes: Any) -> None:
     shares = {2: Blend(2, 1 / 3), 3: Blend(2, 2 / 3), 5: Blend(1, 1 / 3), 6: Blend(1, 2 / 3)}
     targets = ["path_node"] * 5 + ["teacher"] * 3
     assert mixed[::2] == [
-        (step, f"{targets[step]}.score", ("node", node), ("blend", shares[step]) if step in shares else None)
-        for step, node in enumerate((2, 2, 1, 1, 1, 0, 0, 0))
+        (step, f"{targets[step]}.score", node, shares.get(step)) for step, node in enumerate((2, 2, 1, 1, 1, 0, 0, 0))
     ]
 
 
