@@ -1,6 +1,7 @@
 """Peak memory of each role against all roles in one process: FFHQ 64's EDM network (DDPM++, 61.8 M parameters) at full size, on the CPU.
 
-Each in a process of its own that plays two steps of backtracking: its peak resident set, above that of a bare `import torch`.
+Each in a process of its own that plays two steps of backtracking: its peak resident set above what the code that it runs takes, which on
+a machine with a GPU is in the host's memory and not on the device.
 `--options` measures what saves memory beside it, each against the same role without. The recipe is ffhq64-edm with random weights.
 """
 
@@ -92,24 +93,17 @@ def roles(folder: str, batch: int) -> tuple[list[Result], dict[str, float]]:
 
 
 def peak(folder: str, role: str, overrides: Sequence[str]) -> float:
-    """MiB above `import torch`."""
+    """MiB above the code's."""
     recipe, at, there = load_recipe(RECIPE, overrides=overrides), Folder.at(folder), Path(folder)
     places = Places(at / "teacher", at / ("adapters" if recipe.fake_score.lora else "whole"), at / "cache")
     for name, part in parts(recipe, places, seed=0).items():
         (there / f"{name}.pkl").write_bytes(pickle.dumps(part))
     said = {"batch": recipe.batch, "micro_batches": recipe.micro_batches, "shape": SHAPE}
     (there / "settings.json").write_text(json.dumps(said), "utf-8")
-    return _run(["-m", "benchmarks.memory_role", folder, role]) - _run(["-c", BARE])
-
-
-BARE = f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r}); import peak; print(peak.peak_mib())"
-"""Without this package, which imports more than torch."""
-
-
-def _run(arguments: Sequence[str]) -> float:
     # Freed memory goes back at once, so that a peak is of what is in use.
     kept = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, env=os.environ | kept)
+    arguments = [sys.executable, "-m", "benchmarks.memory_role", folder, role]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=os.environ | kept)
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 

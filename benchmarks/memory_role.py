@@ -1,4 +1,4 @@
-"""One role of a recipe in a process of its own, or all in one: plays two steps of backtracking, and prints its peak memory.
+"""One role of a recipe in a process of its own, or all in one: two steps of backtracking, and the peak memory above that of their code.
 
 `python -m benchmarks.memory_role FOLDER ROLE`: FOLDER holds each role's class and arguments pickled, as Ray hands them to an actor,
 so that a process imports what its role needs and nothing else.
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # checkpointing loads it at its first call: 70 MiB of code
 
-from benchmarks.peak import peak_mib
+from benchmarks.peak import peak_mib, resident_mib
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.cast import Cast
 from disback_ray.algorithms.noise import Batch, micro_batches
@@ -50,10 +51,10 @@ def main() -> None:
     folder, name = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
     said = json.loads((folder / "settings.json").read_text("utf-8"))
-    roles: dict[str, Any] = {}
-    for each in ROLES if name == "all" else [name]:
-        kind, arguments = pickle.loads((folder / f"{each}.pkl").read_bytes())  # our own, of a moment ago
-        roles[each] = kind(**arguments)
+    # Our own pickles, of a moment ago.
+    parts = {each: pickle.loads((folder / f"{each}.pkl").read_bytes()) for each in (ROLES if name == "all" else [name])}
+    code = resident_mib()
+    roles: dict[str, Any] = {each: kind(**arguments) for each, (kind, arguments) in parts.items()}
     if name in ("all", "fake_score"):
         roles["fake_score"].begin(backtracking.STAGE, node=2)
     if name == "path_node":
@@ -69,7 +70,7 @@ def main() -> None:
     else:
         for step in range(STEPS):
             play(roles[name], name, batches_of(backtracking.STAGE, step), tuple(said["shape"]))
-    print(peak_mib())
+    print(peak_mib() - code)
 
 
 if __name__ == "__main__":

@@ -94,9 +94,15 @@ _PRECONDITIONINGS: dict[str, tuple[Callable[..., Preconditioning], str, dict[str
 IGNORED = ("use_fp16", "label_dropout")
 
 
+class _Short(reprlib.Repr):
+    """A hostile value may be nested without end, or have a million entries; of a tensor and the like only the kind is told."""
+
+    def repr_instance(self, value: Any, level: int) -> str:
+        return repr(value) if value is None or isinstance(value, (bool, float)) else f"a {type(value).__name__}"
+
+
 def _shown(value: Any) -> str:
-    # A hostile value may be nested without end, or have a million entries.
-    return " ".join(reprlib.repr(value).split())[:80]
+    return " ".join(_Short().repr(value).split())[:80]
 
 
 def build_edm(precond: str, arguments: Mapping[str, Any]) -> Preconditioning:

@@ -103,6 +103,8 @@ def test_a_fresh_network_starts_near_zero() -> None:
     [
         ("iDDPMPrecond", NETWORKS["ADM"], "iDDPMPrecond"),
         ("EDMPrecond", NETWORKS["ADM"] | {"model_type": "NCSNpp"}, "NCSNpp"),
+        ("EDMPrecond", NETWORKS["ADM"] | {"model_type": X}, "network a Tensor: only"),
+        ("EDMPrecond", NETWORKS["ADM"] | {"dropout": [None, {"of": X}]}, r"dropout.*can't be \[None, \{'of': a Tensor\}\]"),
         ("EDMPrecond", NETWORKS["ADM"] | {"encoder_type": "residual"}, "encoder_type"),
         ("VPPrecond", NETWORKS["DDPM++"] | {"sigma_data": 0.5}, "sigma_data"),
         ("EDMPrecond", NETWORKS["DDPM++"] | {"model_channels": 0}, "model_channels"),
