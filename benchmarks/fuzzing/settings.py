@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks.fuzzing.mutator import mutate
 from disback_ray import limited_yaml
-from disback_ray.config import check_agreement, load_cluster, load_recipe
+from disback_ray.config import ClusterConfig, Recipe, check_agreement, load_cluster, load_recipe
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 1 << 31, 1 << 63, 1 << 200, 0.0, -0.5, 1e-30, 1e30, math.inf, -math.inf, math.nan, "", "x",
@@ -71,8 +71,14 @@ def _places(content: Any) -> list[tuple[Any, Any]]:
 
 def read_recipe(name: str) -> None:
     """All that is said of a recipe before anything runs."""
-    check_agreement(load_recipe(name), load_cluster(None))
+    check_agreement(load_recipe(name), _usual()[1])
 
 
 def read_cluster(name: str) -> None:
-    check_agreement(load_recipe("ring8"), load_cluster(name))
+    """The same of a cluster file."""
+    check_agreement(_usual()[0], load_cluster(name))
+
+
+@cache
+def _usual() -> tuple[Recipe, ClusterConfig]:
+    return load_recipe("ring8"), load_cluster(None)
