@@ -9,6 +9,9 @@ import yaml
 
 MOST_BYTES, MOST_NODES, MOST_DEPTH = 1 << 20, 20_000, 40
 """The largest of the recipes that are shipped has 3 kB, 100 nodes, and is 5 deep."""
+MOST_DIGITS = 400
+"""Python reads 1:1:1:…, of base 60, in quadratic time, and doesn't write whole numbers of more than 4,300 digits."""
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class NotYaml(ValueError):
@@ -41,6 +44,12 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         if anchor is not None:
             self.sizes.setdefault(anchor, self.nodes - before)
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if node.tag in NUMBERS and len(node.value) > MOST_DIGITS:
+            raise NotYaml(f"line {node.start_mark.line + 1}: a number of more than {MOST_DIGITS} digits")
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

@@ -25,6 +25,7 @@ from disback_ray.run_folder import (
     Metrics,
     Summary,
 )
+from disback_ray.run_lock import Lock
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import import_teacher
 from disback_ray.teachers.own import keep_module
@@ -42,7 +43,7 @@ class Stopped(Exception):
 
 @dataclass
 class Production:
-    """One run: what it plays, where its files lie, who watches, and whether it was asked to stop.
+    """One run: what it plays, where its files lie, who watches, whether it was asked to stop, and its hold on the folder.
 
     keep: so many checkpoints; skips: whether a step with NaN or Inf is left out; trace: whether each call of a role is noted.
     """
@@ -55,6 +56,7 @@ class Production:
     metrics: Metrics
     watch: Watcher
     stop: Stop
+    lock: Lock
     keep: int = 2
     skips: bool = False
     trace: bool = False

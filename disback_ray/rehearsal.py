@@ -55,6 +55,7 @@ class Rehearsal:
         self.marks = self.recipe.marks
         self.plan: list[Switch] = []
         self.watched: tuple[int, Any] | None = None
+        self.gaps: dict[int, float] = {}
         self.teachers: Any = None
         self.seed = self.production.seed
         self.pictures = self.recipe.evaluation.pictures > 0
@@ -87,7 +88,7 @@ class Rehearsal:
         self.production.watch.stage("trying without a path", steps=total, start=start)
         self.books.open()
         steps = islice(self._backtracking([Switch(0, 0)], start, stage), total - start)
-        last = self.follower.follow(steps, after=self._after_trial)
+        last = self._follow(steps, after=self._after_trial)
         if self.production.stop.is_set():
             self._end(stage, last, total=total)
         self.books.close(batch=self.recipe.batch)
@@ -191,7 +192,7 @@ class Rehearsal:
             start=start,
             skipped=skipped_steps(self.summary, degradation.STAGE),
         )
-        last = self.follower.follow(steps, after=self._after_recording)
+        last = self._follow(steps, after=self._after_recording)
         self._end(degradation.STAGE, last, total=self.recipe.recording.steps)
 
     def _backtrack(self) -> None:
@@ -213,8 +214,18 @@ class Rehearsal:
         self.production.watch.stage("backtracking", steps=back.steps, start=start)
         self.books.open()
         steps = self._backtracking(self.plan, start, backtracking.STAGE)
-        last = self.follower.follow(steps, after=self._after_backtracking)
+        last = self._follow(steps, after=self._after_backtracking)
         self._end(backtracking.STAGE, last, total=back.steps)
+
+    def _follow(self, steps: Iterator[Step], *, after: Callable[[Step], None]) -> Step | None:
+        """Plays the steps, for as long as the folder is this run's. Raises RunFolderError."""
+
+        def then(step: Step) -> None:
+            if self.production.lock.lost.is_set():
+                self.production.lock.require()
+            after(step)
+
+        return self.follower.follow(steps, after=then)
 
     def _backtracking(self, plan: Sequence[Switch], start: int, stage: str) -> Iterator[Step]:
         back = self.recipe.backtracking
@@ -262,8 +273,7 @@ class Rehearsal:
         if self._goes_without():
             self.plan[:] = [Switch(0, 0)]
         elif self._by_plateau():
-            rows = [row for row in self.production.metrics.rows if row["stage"] == backtracking.STAGE]
-            seen = [(row["step"], row["target_gap"]) for row in rows if row.get("target_gap") is not None]
+            seen = sorted(self.gaps.items())
             most = self.recipe.backtracking.steps_per_node
             assert isinstance(most, int)
             blend = self.recipe.backtracking.blend
@@ -277,7 +287,7 @@ class Rehearsal:
         done = step.step + 1
         if self.watched is not None and done == self.watched[0] + LAG:
             looked, later = self.watched
-            self.production.metrics.amend(backtracking.STAGE, looked, self.company.wait(later))
+            self._saw_gap(looked, self.company.wait(later))
             self.watched = None
             self._set_plan()
         if step.node and done % WATCHED == 0:
@@ -285,7 +295,11 @@ class Rehearsal:
             target, fake = (role.score_at(probe, at_once=self.at_once) for role in (self.cast.path_node, self.company.fake_score))
             later = self.evaluator.gap(probe, target, fake)
             self.watched = (done, later)
-            self.follower.ask(later, lambda found: self.production.metrics.amend(backtracking.STAGE, done, found))
+            self.follower.ask(later, lambda found: self._saw_gap(done, found))
+
+    def _saw_gap(self, done: int, found: dict[str, float]) -> None:
+        self.gaps[done] = found["target_gap"]
+        self.production.metrics.amend(backtracking.STAGE, done, found)
 
     def _by_plateau(self) -> bool:
         return self.auto is not None and self.auto.switch == "plateau"
@@ -374,11 +388,13 @@ class Rehearsal:
     def _enter(self, stage: str, found: Checkpoint | None, *, node: int | None) -> None:
         """Puts the cast where the stage begins, or where its checkpoint left it."""
         self.checkpointed = found.step if found else 0
+        self.gaps = dict(found.gaps) if found else {}
         self.production.metrics.forget_after(stage, self.checkpointed, order=STAGES)
-        later = [self.company.fake_score.begin(stage, node=node)]
-        if found:
+        later = []
+        if found is None:
+            later.append(self.company.fake_score.begin(stage, node=node))
+        else:
             self.production.say(f"going on from {stage} step {found.step}")
-            later = []
             for role, proof in found.files.items():
                 args, kwargs = self._loads(role, found.folder, stage, proof)
                 later.append(getattr(self.company, role).load(*args, **kwargs))
@@ -400,6 +416,7 @@ class Rehearsal:
             raise Stopped
 
     def _checkpoint(self, stage: str, done: int) -> None:
+        self.production.lock.require()
         folder = self.production.folder / CHECKPOINTS / checkpoint_name(stage, done)
         roles = ["fake_score"] if stage == degradation.STAGE else ["fake_score", "generator"]
         taken = [getattr(self.company, role).snapshot() for role in roles]
@@ -409,7 +426,8 @@ class Rehearsal:
         def keep(proofs: list[dict[str, Any]]) -> None:
             self.production.metrics.flush()  # before the manifest: whoever goes on from it finds all that came before
             self.production.save_summary()
-            save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)))
+            gaps = [(at, gap) for at, gap in sorted(self.gaps.items()) if at <= done]
+            save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)), gaps=gaps)
             loads = (self._loads(role, folder, stage, proof) for role, proof in zip(roles, proofs, strict=True))
             self.company.kept([(snapshot, *load) for snapshot, load in zip(taken, loads, strict=True)])
             drop_checkpoints(self.production.folder, stage, done, keep=self.production.keep)

@@ -1,7 +1,9 @@
 """A run's folder: whose it is, where its run stands, and what it has measured so far."""
 
+import hashlib
 import importlib.metadata
 import io
+import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -34,12 +36,16 @@ PACKAGES = ("disback-ray", "ray", "torch", "numpy", "pyarrow", "clean-fid", "sci
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point to go on from: after `step` steps of `stage`. files: {role: proof of its file}."""
+    """A point to go on from: after `step` steps of `stage`. files: {role: proof of its file}.
+
+    gaps: (steps done, how far s_φ then was from the target), which decide when `path.switch: plateau` leaves a node.
+    """
 
     folder: Folder
     stage: str
     step: int
     files: dict[str, dict[str, Any]]
+    gaps: tuple[tuple[int, float], ...] = ()
 
 
 def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None:
@@ -51,6 +57,11 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
     if not names:
         return None
     theirs = _config(folder) if CONFIG in names else None
+    if theirs is None and CHECKPOINTS in names:
+        raise RunFolderError(
+            f"{folder.uri}: {CONFIG}, which says whose run this is, is {'damaged' if CONFIG in names else 'gone'}: "
+            "bring it back, or choose another folder with --out"
+        )
     if theirs is None:
         raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: choose another folder with --out")
     ours = {"recipe": recipe.model_dump(mode="json"), "seed": seed}
@@ -139,10 +150,16 @@ def write_config(folder: Folder, recipe: Recipe, cluster: ClusterConfig, *, seed
     folder.write(CONFIG, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).encode())
 
 
-def save_checkpoint(folder: Folder, stage: str, step: int, files: dict[str, dict[str, Any]]) -> None:
-    """Makes the files that the roles have written, and read back, a checkpoint: by its manifest."""
-    where = folder / CHECKPOINTS / checkpoint_name(stage, step)
-    where.write_json(MANIFEST, {"stage": stage, "step": step, "files": files})
+def save_checkpoint(
+    folder: Folder, stage: str, step: int, files: dict[str, dict[str, Any]], *, gaps: Sequence[tuple[int, float]] = ()
+) -> None:
+    """Makes the files that the roles have written, and read back, a checkpoint: by its manifest, which has its own SHA-256 in it."""
+    said = {"stage": stage, "step": step, "files": files, "gaps": [list(gap) for gap in gaps]}
+    (folder / CHECKPOINTS / checkpoint_name(stage, step)).write_json(MANIFEST, said | {"sha256": _sum(said)})
+
+
+def _sum(said: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def drop_checkpoints(folder: Folder, stage: str, step: int, *, keep: int) -> None:
@@ -173,21 +190,29 @@ def newest_checkpoint(folder: Folder, stage: str, *, refuse: Callable[[str], Non
     """The newest whole checkpoint of a stage. Damaged ones are passed over; refuse: hears of each, and why."""
     checkpoints = folder / CHECKPOINTS
     for name in sorted((n for n in checkpoints.names() if n.startswith(stage)), reverse=True):
-        found = checkpoints / name
         try:
-            manifest = found.read_json(MANIFEST)
-            whole = Checkpoint(found, stage, manifest["step"], dict(manifest["files"]))
-            for proof in whole.files.values():
-                found.verify(proof)
-            if not whole.files:
-                raise CheckpointError(f"{found.uri}/{MANIFEST} names no files")
+            return _whole(checkpoints / name, name)
         except CheckpointError as error:
             refuse(f"checkpoint {name} is refused: {error}")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            refuse(f"checkpoint {name} is refused: {found.uri}/{MANIFEST} is no manifest ({type(error).__name__})")
-        else:
-            return whole
     return None
+
+
+def _whole(found: Folder, name: str) -> Checkpoint:
+    """Raises CheckpointError where the manifest or a file that it names is not what was written."""
+    manifest = found.read_json(MANIFEST)
+    try:
+        said = {key: value for key, value in manifest.items() if key != "sha256"}
+        if _sum(said) != manifest["sha256"] or not manifest["files"]:
+            raise CheckpointError(f"{found.uri}/{MANIFEST} is not what was written: its SHA-256 differs from its own")
+        if checkpoint_name(manifest["stage"], manifest["step"]) != name:
+            raise CheckpointError(f"{found.uri}/{MANIFEST} is of another checkpoint, {manifest['stage']} step {manifest['step']}")
+        gaps = tuple((int(done), float(gap)) for done, gap in manifest["gaps"])
+        whole = Checkpoint(found, manifest["stage"], manifest["step"], manifest["files"], gaps)
+        for proof in whole.files.values():
+            found.verify(proof)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{found.uri}/{MANIFEST} is no manifest ({type(error).__name__})") from None
+    return whole
 
 
 class Metrics:

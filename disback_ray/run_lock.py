@@ -9,9 +9,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import psutil
+from annotated_types import Ge, Le
+from pydantic import TypeAdapter
 
 from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.storage import Folder
@@ -22,25 +25,29 @@ STALE_SECONDS = 60.0
 """A driver on another machine that hasn't renewed its lock for so long is taken to be gone. Machines' clocks may differ by less."""
 SETTLE_SECONDS = 0.05
 
+Seconds = Annotated[float, Ge(0), Le(1e11)]
+
 
 @dataclass(frozen=True)
 class Holder:
     """A driver: where it runs, since when its process does, and when it was last heard of.
 
+    processes: those that it can see, and be seen by: not those of another container, whatever it calls its host.
     key: tells it from all others. folder: the lock's own; in a copy of a run's folder it means nothing.
     """
 
     host: str
-    pid: int
-    started: float
+    processes: str
+    pid: Annotated[int, Ge(1), Le(2**31 - 1)]
+    started: Seconds
     key: str
     folder: str
-    heard: float
+    heard: Seconds
 
     def is_gone(self) -> bool:
-        """On this machine: no such process, or another one of that number. Elsewhere: silent for too long."""
-        if self.host != socket.gethostname():
-            return time.time() - self.heard > STALE_SECONDS
+        """Among the processes here: no such one, or another one of that number. Elsewhere: silent for too long, by either's clock."""
+        if (self.host, self.processes) != (socket.gethostname(), _processes()):
+            return abs(time.time() - self.heard) > STALE_SECONDS
         try:
             return abs(psutil.Process(self.pid).create_time() - self.started) > 1.0
         except psutil.NoSuchProcess:
@@ -51,13 +58,24 @@ class Holder:
         return f"process {self.pid} on {self.host}, last heard of at {heard}"
 
 
+_HOLDER = TypeAdapter(Holder)
+
+
+def _processes() -> str:
+    """The start of this machine and the PID namespace in it; nothing where the system tells of neither."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text('ascii').strip()}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
 def holder(folder: Folder) -> Holder | None:
     """Whose the folder is at the moment; nobody's where the file is damaged. Raises CheckpointError where that can't be known."""
     if not folder.has(LOCK):
         return None
     try:
-        return Holder(**folder.read_json(LOCK))
-    except (CheckpointError, TypeError):
+        return _HOLDER.validate_json(folder.read(LOCK), strict=True)
+    except (CheckpointError, ValueError):  # pydantic's errors are ValueErrors
         return None
 
 
@@ -69,23 +87,42 @@ def refuse_if_held(folder: Folder, *, by_other_than: str = "") -> None:
 
 
 class Lock:
-    """This process's hold on a folder."""
+    """This process's hold on a folder. lost: it was found to be so when it was to be renewed."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.mine: dict[str, Any] = {
-            "host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time(), "key": uuid.uuid4().hex,
-            "folder": folder.uri,
+            "host": socket.gethostname(), "processes": _processes(), "pid": os.getpid(),
+            "started": psutil.Process().create_time(), "key": uuid.uuid4().hex, "folder": folder.uri,
         }  # fmt: skip
-        self.ended = threading.Event()
+        self.ended, self.lost = threading.Event(), threading.Event()
 
     def renew(self) -> None:
         """Raises CheckpointError."""
         self.folder.write_json(LOCK, asdict(Holder(**self.mine, heard=time.time())))
 
+    def is_lost(self) -> bool:
+        """Whether another driver has taken the folder over, which thought that this one was gone."""
+        try:
+            found = holder(self.folder)
+        except CheckpointError:
+            return False
+        return found is not None and found.key != self.mine["key"]
+
+    def require(self) -> None:
+        """Raises RunFolderError where it is lost: whoever has it now writes there, and nobody else."""
+        if self.is_lost():
+            raise RunFolderError(
+                f"{self.folder.uri} was taken over by another run ({holder(self.folder)}) while this one gave no sign of life: "
+                "this one ends here"
+            )
+
     def keep(self) -> None:
-        """Renews it now and then, until the end. A beat that can't be written is made up for by the next."""
-        while not self.ended.wait(BEAT_SECONDS):
+        """Renews it now and then, until the end or until it is lost. A beat that can't be written is made up for by the next."""
+        while not self.ended.wait(BEAT_SECONDS) and not self.lost.is_set():
+            if self.is_lost():
+                self.lost.set()
+                continue
             with contextlib.suppress(CheckpointError):
                 self.renew()
 
@@ -116,4 +153,5 @@ def locked(folder: Folder) -> Iterator[Lock]:
         lock.ended.set()
         thread.join()
         with contextlib.suppress(CheckpointError):
-            folder.delete(LOCK)
+            if not lock.is_lost():
+                folder.delete(LOCK)

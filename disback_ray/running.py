@@ -158,6 +158,7 @@ def _produce(
             metrics,
             watch,
             stop,
+            lock,
             keep=cluster.checkpoints.keep,
             trace=trace,
             skips=cluster.recovery.on_nonfinite == "skip",
@@ -210,9 +211,10 @@ def _produce(
         finally:
             if production.summary.status == "running":
                 production.summary.status = "failed"
-            production.metrics.flush()
-            production.save_summary()
-            _report(production)
+            if not lock.is_lost():
+                production.metrics.flush()
+                production.save_summary()
+                _report(production)
     return RunResult(folder, read_summary(folder), trust_modules=True)
 
 

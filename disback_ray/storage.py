@@ -212,10 +212,11 @@ class Folder:
                 filesystem.move(aside, target)
 
     def remove(self, name: str) -> None:
-        """Deletes a folder in it. Raises CheckpointError."""
+        """Deletes a folder in it, or a file of that name. Raises CheckpointError."""
         filesystem, path = self._open()
         with _one_line(f"delete {self.uri}/{name}"):
-            filesystem.delete_dir(f"{path}/{name}")
+            is_file = filesystem.get_file_info(f"{path}/{name}").type == fs.FileType.File
+            (filesystem.delete_file if is_file else filesystem.delete_dir)(f"{path}/{name}")
 
     def delete(self, name: str) -> None:
         """Deletes a file in it. Raises CheckpointError."""
@@ -265,6 +266,8 @@ class Folder:
 
     def verify(self, proof: Mapping[str, Any]) -> None:
         """Raises CheckpointError unless the file that the proof {file, bytes, sha256} names is there as it was written."""
+        if "bytes" in proof and (found := self.size(proof["file"])) not in (None, proof["bytes"]):
+            raise CheckpointError(f"{self.uri}/{proof['file']} has {found:,} bytes: {proof['bytes']:,} were written")
         if self._sha256(proof["file"]) != proof["sha256"]:
             raise CheckpointError(f"{self.uri}/{proof['file']} is not what was written: its SHA-256 differs from the manifest's")
 

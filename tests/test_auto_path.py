@@ -1,6 +1,7 @@
 """`path: auto`: a trial without a path, what it decides, and that a run that was killed anywhere ends as one that wasn't."""
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,9 +120,15 @@ def test_a_node_is_left_by_what_was_seen_of_it(tiny: Any, tmp_path: Path, killed
     assert [row["step"] for row in rows if row["target_gap"] is not None] == [5, 10]
     out = tmp_path / "killed"
     killed(out, [("backtracking", 6), ("backtracking", 8)], *PLAIN, *PLATEAU)
+    shutil.copytree(out, tmp_path / "poorer")
     tiny.run("ring8", out, *PLAIN, *PLATEAU)
     assert tiny.summary(out)["digest"] == whole.summary["digest"]
     assert tiny.rows(out) == tiny.rows(tmp_path / "whole")
+
+    (tmp_path / "poorer/metrics.parquet").unlink()  # what was seen is in the checkpoint, too
+    killed(tmp_path / "poorer", [("backtracking", 15)], *PLAIN, *PLATEAU)
+    shutil.rmtree(tmp_path / "poorer/path")  # the teacher is the target by now
+    assert tiny.run("ring8", tmp_path / "poorer", *PLAIN, *PLATEAU).summary["digest"] == whole.summary["digest"]
 
 
 def test_nodes_stored_smaller_are_what_everybody_reads(

@@ -21,6 +21,10 @@ BOMBS = {
     "too long": "a: " + "x" * MOST_BYTES,
     "too many keys": "\n".join(f"k{index}: 1" for index in range(20_001)),
     "a huge number": "a: " + "9" * 10_000,
+    "a huge number of base 16": "a: 0x" + "f" * 5_000,
+    "a huge number of base 2": "a: 0b" + "1" * 15_000,
+    "a huge number of base 60": "a: 1" + ":1" * 200_000,
+    "a huge fraction of base 60": "a: 1" + ":1" * 200_000 + ".5",
     "a call": "!!python/object/apply:os.system [touch executed]",
     "a class": "!!python/name:os.system",
     "an empty number": "!!int ''",
@@ -49,6 +53,11 @@ def test_all_else_is_what_pyyaml_makes_of_it() -> None:
     assert load(text) == load(text.encode()) == {"a": inner, "b": inner, "c": inner | {"x": 3}}
     assert load("") is None
     assert load("a: {b: 1}\nc: {b: 1, '1': 2, 1: 3}") == {"a": {"b": 1}, "c": {"b": 1, "1": 2, 1: 3}}, "a key of two places"
+
+
+def test_a_number_may_be_long_and_a_text_longer() -> None:
+    assert load("a: " + "9" * 400) == {"a": 10**400 - 1}
+    assert load("a: x" + "9" * 5000) == {"a": "x" + "9" * 5000}
 
 
 def test_a_bomb_is_refused_wherever_yaml_comes_from() -> None:

@@ -1,6 +1,8 @@
 """Whose a folder is, where its run stands, and what it has measured."""
 
 import io
+import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,58 @@ class TestCheckpoints:
         assert newest_checkpoint(folder, "recording", refuse=heard.append) is None
         assert len(heard) == 1
         assert "manifest.json" in heard[0]
+
+    def test_any_flipped_bit_of_a_manifest_is_found(self, folder: Folder) -> None:
+        manifest = self.save(folder, "backtracking", 331) / "manifest.json"
+        honest = manifest.read_bytes()
+        said = json.loads(honest)
+        passed = []
+        for bit in range(8 * len(honest)):
+            data = bytearray(honest)
+            data[bit // 8] ^= 1 << bit % 8
+            manifest.write_bytes(data)
+            found = newest_checkpoint(folder, "backtracking")
+            if found is not None:
+                assert json.loads(data) == said, "white space says nothing"
+                passed.append(bit)
+        assert len(passed) < len(honest) / 2
+
+    def test_a_checkpoint_under_another_s_name_is_none(self, folder: Folder) -> None:
+        self.save(folder, "backtracking", 100)
+        there = (folder / CHECKPOINTS).local_path
+        shutil.copytree(self.save(folder, "recording", 7), there / "backtracking-00000200")
+        shutil.copytree(there / "backtracking-00000100", there / "backtracking-00000300")
+        heard: list[str] = []
+        found = newest_checkpoint(folder, "backtracking", refuse=heard.append)
+        assert found is not None
+        assert found.step == 100
+        assert ["is of another checkpoint, backtracking step 100" in heard[0], "recording step 7" in heard[1]] == [True, True]
+
+    def test_a_file_where_a_checkpoint_was_is_passed_over_and_goes_in_its_turn(self, folder: Folder) -> None:
+        self.save(folder, "backtracking", 100)
+        ((folder / CHECKPOINTS).local_path / "backtracking-00000200").write_text("")
+        found = newest_checkpoint(folder, "backtracking")
+        assert found is not None
+        assert found.step == 100
+        for step in (300, 400):
+            self.save(folder, "backtracking", step)
+        assert (folder / CHECKPOINTS).names() == ["backtracking-00000300", "backtracking-00000400"]
+
+    def test_what_decides_a_switch_is_in_the_manifest(self, folder: Folder) -> None:
+        gaps = [(5, 0.1), (10, 1 / 3)]
+        proof = (folder / CHECKPOINTS / checkpoint_name("backtracking", 10)).write_tensors("w.safetensors", {"w": torch.ones(1)})
+        save_checkpoint(folder, "backtracking", 10, {"generator": proof}, gaps=gaps)
+        found = newest_checkpoint(folder, "backtracking")
+        assert found is not None
+        assert found.gaps == tuple(gaps)
+
+    def test_a_run_without_its_settings_isn_t_anybody_s(self, folder: Folder) -> None:
+        self.save(folder, "backtracking", 100)
+        with pytest.raises(RunFolderError, match=r"config\.yaml, which says whose run this is, is gone: bring it back"):
+            claim(folder, RING, seed=0)
+        folder.write(CONFIG, b"recipe: {na")
+        with pytest.raises(RunFolderError, match="is damaged: bring it back"):
+            claim(folder, RING, seed=0)
 
     def test_a_driver_that_died_at_once_left_a_free_folder(self, folder: Folder) -> None:
         folder.write_json(LOCK, {})

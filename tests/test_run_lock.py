@@ -1,6 +1,7 @@
 """A run's folder has one driver at a time; a lock whose driver is gone is no lock."""
 
 import dataclasses
+import json
 import os
 import socket
 import subprocess
@@ -28,7 +29,8 @@ def folder(tmp_path: Path) -> Folder:
 @pytest.fixture
 def live(folder: Folder) -> Holder:
     """This very process."""
-    return Holder(socket.gethostname(), os.getpid(), psutil.Process().create_time(), "theirs", folder.uri, time.time())
+    started = psutil.Process().create_time()
+    return Holder(socket.gethostname(), run_lock._processes(), os.getpid(), started, "theirs", folder.uri, time.time())
 
 
 def test_a_second_driver_is_refused_until_the_first_one_ends(folder: Folder) -> None:
@@ -72,6 +74,10 @@ def test_one_of_two_that_begin_at_the_same_time(folder: Folder, monkeypatch: pyt
         ({"started": 0.0}, False),  # its number is another process's by now
         ({"host": "elsewhere"}, True),
         ({"host": "elsewhere", "heard": time.time() - 300}, False),
+        ({"host": "elsewhere", "heard": time.time() + 1e6}, False),  # by a clock that nobody can wait for
+        ({"processes": "another container's"}, True),
+        ({"processes": "another container's", "heard": time.time() - 300}, False),
+        ({"processes": "another container's", "pid": 2**22}, True),  # no such process here says nothing about there
         ({"heard": time.time() - 300}, True),  # a process that lives but can't write is still there
         ({"folder": "/another"}, False),  # a copy of a folder in use
     ],
@@ -102,10 +108,52 @@ with locked(Folder({folder.uri!r})):
         pass
 
 
-def test_a_damaged_lock_is_nobody_s(folder: Folder) -> None:
-    folder.write(LOCK, b'{"pid": 1')
-    with locked(folder):
-        pass
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pid": -1}, {"pid": "x"}, {"pid": [1]}, {"pid": 1.5}, {"pid": 1 << 70}, {"started": None}, {"started": float("nan")},
+        {"heard": "x"}, {"heard": 1e300}, {"heard": float("nan")}, {"host": None},
+    ],
+)  # fmt: skip
+def test_a_damaged_lock_is_nobody_s(folder: Folder, live: Holder, change: dict[str, Any]) -> None:
+    said = json.dumps(dataclasses.asdict(live) | change)
+    for text in (said, said[:-5]):
+        folder.write(LOCK, text.encode())
+        with locked(folder):
+            pass
+
+
+def test_who_was_taken_over_learns_it_and_leaves_the_other_s_lock(
+    folder: Folder, live: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.02)
+    with locked(folder) as lock:
+        lock.require()
+        folder.write_json(LOCK, dataclasses.asdict(live))
+        assert lock.lost.wait(20)
+        with pytest.raises(RunFolderError, match=f"taken over by another run .process {live.pid} on .* this one ends here"):
+            lock.require()
+    assert holder(folder) == live, "and it isn't renewed"
+
+
+def test_a_run_that_was_taken_over_ends_and_writes_nothing_more(
+    tiny: Any, folder: Folder, command: Callable[..., Any], live: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat, real = 0.02, run_lock.Lock.renew
+
+    def taken(lock: run_lock.Lock) -> None:
+        """The second time, another one has it."""
+        monkeypatch.setattr(run_lock.Lock, "renew", lambda lock: folder.write_json(LOCK, dataclasses.asdict(live)))
+        real(lock)
+
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", beat)
+    monkeypatch.setattr(run_lock.Lock, "renew", taken)
+    said = command(*tiny.arguments("ring8", folder.local_path, "--in-process", "--set", "backtracking.steps=4000"))
+    assert said.status == 2
+    assert "was taken over by another run" in said.err.splitlines()[-1]
+    assert holder(folder) == live
+    assert folder.read_json("summary.json")["status"] == "running", "as it was when it was lost"
+    assert not folder.has("report.html")
 
 
 def test_it_is_renewed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

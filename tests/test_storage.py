@@ -1,5 +1,6 @@
 """Files that are either whole or not there, on this machine's disk and on a storage that is none."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,23 @@ def test_tidying_deletes_what_was_half_written_and_nothing_else(folder: Folder) 
     found = {file.name for file in folder.local_path.rglob("*") if file.is_file()} if folder.is_local else set(folder.walk())
     assert found == {"a.bin", "b.bin"} if folder.is_local else {"a.bin", "in/b.bin"}
     (folder / "nowhere").tidy()
+
+
+def test_a_file_is_on_the_disk_before_its_name_is_and_its_name_before_anyone_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, synced = Folder.at(tmp_path), list[tuple[str, list[str]]]()
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{handle}"), folder.names()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder.write("a.bin", b"whole")
+    (file, before), (where, after) = synced
+    assert file.startswith(f"{tmp_path}/a.bin.")
+    assert (before, where, after) == ([], str(tmp_path), ["a.bin"])
 
 
 @pytest.mark.parametrize("fails", ["move", "write"])

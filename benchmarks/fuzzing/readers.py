@@ -287,7 +287,7 @@ def _summary() -> Reader:
 
 
 def _lock() -> Reader:
-    made = b'{"host": "x", "pid": 1, "started": 1.0, "key": "k", "folder": "/f", "heard": 1.0}'
+    made = b'{"host": "x", "processes": "y", "pid": 1, "started": 1.0, "key": "k", "folder": "/f", "heard": 1.0}'
     return Reader("lock", LOCK, [made], lambda file: refuse_if_held(Folder.at(file.parent)))
 
 
