@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if found.faults:
             faults[name] = found.faults
         print(
-            f"{name}: {found.cases} cases in {found.seconds:.0f} s, {found.refused} refused {found.faults}",
+            f"{name}: {found.cases} cases in {found.seconds:.0f} s, {found.refused} refused, slowest: case {found.which} {found.faults}",
             file=sys.stderr,
             flush=True,
         )

@@ -38,12 +38,16 @@ class Reader:
 
 @dataclass
 class Outcome:
-    """refused: in one line; read: all the same. faults: what should not have been, the first of each kind. slowest: seconds."""
+    """refused: in one line; read: all the same. faults: what should not have been, the first of each kind.
+
+    slowest: seconds; which: the case that took them.
+    """
 
     cases: int = 0
     refused: int = 0
     read: int = 0
     slowest: float = 0.0
+    which: int = 0
     seconds: float = 0.0
     grown_mb: float = 0.0
     faults: dict[str, str] = field(default_factory=dict)
@@ -95,7 +99,8 @@ def _one(reader: Reader, file: Path, case: int, found: Outcome) -> None:
             found.faults.setdefault(f"{type(error).__name__} at {line}", f"case {case}: {str(error)!r:.300}")
     if seen:
         found.faults.setdefault(f"executed {seen[0].partition('(')[0]}", f"case {case}: {seen[:3]}")
-    found.slowest = max(found.slowest, time.monotonic() - began)
+    if (took := time.monotonic() - began) > found.slowest:
+        found.slowest, found.which = took, case
 
 
 @contextmanager
