@@ -214,12 +214,11 @@ def plan(
     from disback_ray.planning.page import table, words
     from disback_ray.planning.planner import Planner, roles_yaml
     from disback_ray.running import DEFAULT_RECIPE
-    from disback_ray.storage import Folder
 
     mine, overrides = ([o for o in set_ or [] if o.startswith("cluster.") is ours] for ours in (True, False))
     on = load_cluster(cluster, overrides=[o.removeprefix("cluster.") for o in mine])
     name = recipe or on.recipe or DEFAULT_RECIPE
-    planner = Planner(name, overrides, card, Folder.at(on.storage))
+    planner = Planner(name, overrides, card, on.storage)
     if auto:
         on, settings, made = planner.choose(on, cards)
         print(

@@ -207,7 +207,7 @@ def _read_json(file: str) -> object:
         return json.loads(Path(file).read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"--against {file}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ConfigError(f"--against {file}: not JSON") from None
 
 

@@ -9,6 +9,7 @@ from disback_ray.errors import ConfigError, PlacementError
 
 GRAIN = 10_000  # Ray counts resources in 1/10000
 NODES_NAMED = 8  # in an error
+RANKS_SHARE_NOTHING = "that one has ranks, and each needs a device of its own: give this role another place"
 
 
 class Resources(Protocol):
@@ -121,9 +122,13 @@ def check_ranks(roles: Mapping[str, Resources], bundles: Sequence[Bundle], nodes
         if asked.ranks == 1:
             continue
         mine = next(bundle for bundle in bundles if bundle.members[0][0] == name)
-        fits = len(mine.members) == 1 and (mine.gpus or 0) >= 1 if gpus and mine.gpus else asked.ranks <= cpus
+        on_gpus = bool(gpus and mine.gpus)
+        if on_gpus and len(mine.members) > 1:
+            sharer = mine.members[1][0]
+            raise PlacementError(f"roles.{sharer}.with: {name}: {RANKS_SHARE_NOTHING}")
+        fits = (mine.gpus or 0) >= 1 and asked.ranks * (mine.gpus or 0) <= gpus if on_gpus else asked.ranks <= cpus
         if not fits:
-            there = f"{gpus} GPUs for all roles" if gpus and mine.gpus else f"{cpus} processors"
+            there = f"{gpus} GPUs for all roles" if on_gpus else f"{cpus} processors"
             raise PlacementError(
                 f"roles.{name}.ranks: {asked.ranks}: more ranks than devices: {there}; lower ranks, or let frozen roles share with `with`"
             )

@@ -64,5 +64,5 @@ def hugging_face_names(schema: pa.Schema, column: str | None) -> list[str] | Non
     try:
         known = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
         return [str(name) for name in known]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None

@@ -31,8 +31,9 @@ LCM_LORA = {
     "r": 64, "lora_alpha": 64,
     "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],
 }  # fmt: skip
-FEW = 2
-"""So many micro-batches are played; what each further one adds is the difference between the last two."""
+FEW = 3
+"""So many micro-batches are played; what each further one adds is the difference between the last two. The second is no measure: with it
+gradients are there from the start."""
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,19 @@ from itertools import combinations
 from disback_ray.config import ClusterConfig, RoleResources
 from disback_ray.errors import ConfigError
 
-TARGETS = ("teacher", "path_node")
-"""Hardly ever asked in the same step: where cards are few, they share one."""
+MOST_CARDS = 64
 
 
 def layouts(cluster: ClusterConfig, cards: int, accelerator: str | None) -> Iterator[ClusterConfig]:
     """The cluster file with its roles on that many cards: each seat alone, or seats that share.
 
-    More cards are the target's replicas, or the ranks of those that train.
+    More cards are the target's replicas, or the ranks of those that train. The teacher and a path node are hardly ever asked in the same
+    step: where cards are few, they share one.
 
-    Raises ConfigError for less than one card.
+    Raises ConfigError for less than one card, or more than MOST_CARDS.
     """
-    if cards < 1:
-        raise ConfigError(f"--cards {cards}: at least one")
+    if not 1 <= cards <= MOST_CARDS:
+        raise ConfigError(f"--cards {cards}: expected 1 to {MOST_CARDS}")
     one = RoleResources(gpus=1, accelerator=accelerator)
     if cards >= 4:
         extra = one.model_copy(update={"replicas": cards - 3})

@@ -6,7 +6,7 @@ from typing import Any
 
 from disback_ray import limited_yaml
 from disback_ray.config import ClusterConfig, Recipe
-from disback_ray.errors import CheckpointError
+from disback_ray.errors import CheckpointError, DisbackError
 from disback_ray.limited_yaml import NotYaml
 from disback_ray.run_folder import CONFIG, SUMMARY
 from disback_ray.storage import Folder
@@ -30,10 +30,14 @@ class Measured:
     seconds: Mapping[str, float]
 
 
-def earlier(storage: Folder, recipe: Recipe, cluster: ClusterConfig) -> Measured | None:
-    """The run with the most steps of those that computed the same on the same devices; None where there is none."""
+def earlier(storage: str, recipe: Recipe, cluster: ClusterConfig) -> Measured | None:
+    """The run with the most steps of those that computed the same on the same devices; None where there is none, or no such storage."""
     ours = {"recipe": recipe.model_dump(mode="json"), "cluster": cluster.model_dump(mode="json", by_alias=True)}
-    found = [like for name in storage.names() if (like := _read(storage / name, ours)) is not None]
+    try:
+        names = (there := Folder.at(storage)).names()
+    except DisbackError:
+        return None  # a plan may be made before there is any, and where it can't be reached from
+    found = [like for name in names if (like := _read(there / name, ours)) is not None]
     return max(found, key=lambda run: run.steps, default=None)
 
 

@@ -4,11 +4,13 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 
-from disback_ray.actors.bundles import check
+from disback_ray.actors.bundles import RANKS_SHARE_NOTHING, check
 from disback_ray.actors.company import log_steps
 from disback_ray.algorithms.records import CROSSINGS, WIRE_BYTES
 from disback_ray.config import ClusterConfig, Recipe, RoleResources
+from disback_ray.errors import ConfigError
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.planning.cards import Card, Cores
 from disback_ray.planning.dry_run import CAST, FROZEN, Footprint, footprints
@@ -48,9 +50,13 @@ class Device:
     def count(self) -> int:
         return self.roles[0].devices
 
+    def on_each(self, role: RolePlan) -> int:
+        """How many of a role's replicas share each of the devices."""
+        return math.ceil(role.devices / self.count)
+
     @property
     def needs(self) -> float:
-        return sum(self.card.needs(role.footprint.peak) for role in self.roles)
+        return sum(self.on_each(role) * self.card.needs(role.footprint.peak) for role in self.roles)
 
     @property
     def memory(self) -> float:
@@ -63,8 +69,9 @@ class Device:
     @property
     def seconds(self) -> float:
         """Busy in a step. The teacher and a path node are not asked in the same one, but where one is blended into the other."""
-        targets = [role.seconds for role in self.roles if role.name in FROZEN]
-        return sum(role.seconds for role in self.roles if role.name not in FROZEN) + max(targets, default=0.0)
+        busy = {role.name: self.on_each(role) * role.seconds for role in self.roles}
+        targets = [busy.pop(name) for name in FROZEN if name in busy]
+        return sum(busy.values()) + max(targets, default=0.0)
 
 
 @dataclass(frozen=True)
@@ -104,10 +111,20 @@ class Plan:
         return all(device.fits for device in self.devices) and (not shared or together <= shared[0].card.memory)
 
     def with_one_more(self) -> float:
-        """The bound with one more replica (or rank) of every role on the bottleneck."""
+        """The bound with one more device for the bottleneck: for a replica or rank of its role, or for some of those that share it."""
         worst = self.bottleneck
-        roles = tuple(_spread(role, role.devices + 1) for role in worst.roles)
-        return replace(self, devices=tuple(replace(d, roles=roles) if d is worst else d for d in self.devices)).seconds
+        if len(worst.roles) == 1:
+            (role,) = worst.roles
+            spread = replace(role, seconds=role.seconds * role.devices / (role.devices + 1), devices=role.devices + 1)
+            ways: list[tuple[Device, ...]] = [(replace(worst, roles=(spread,)),)]
+        else:
+            apart = [set(some) for count in range(1, len(worst.roles)) for some in combinations(worst.roles, count)]
+            ways = [
+                tuple(replace(worst, roles=tuple(r for r in worst.roles if (r in some) is moved)) for moved in (False, True))
+                for some in apart
+            ]
+        others = tuple(device for device in self.devices if device is not worst)
+        return min(replace(self, devices=(*others, *way)).seconds for way in ways)
 
 
 def make(
@@ -127,6 +144,10 @@ def make(
     """
     roles = {name: asked for name, asked in cluster.roles.by_name().items() if name in CAST}
     check(roles)
+    for name, asked in roles.items():
+        host = roles.get(asked.share or "")
+        if host is not None and host.ranks > 1 and not isinstance(card_of[name], Cores):
+            raise ConfigError(f"roles.{name}.with: {asked.share}: {RANKS_SHARE_NOTHING}")
     needed = needed or of_each_rank(recipe, roles, lambda part: footprints(part, spec))
     times = run.seconds if run else {}
     planned = {
@@ -156,7 +177,3 @@ def _role(needs: Footprint, asked: RoleResources, card: Card, *, name: str, bf16
     threads = asked.threads if isinstance(card, Cores) else 1
     seconds = card.seconds(needs.flops, bf16=bf16) / threads / asked.replicas if measured is None else measured / asked.actors
     return RolePlan(name, needs, seconds, asked.actors, asked.ranks)
-
-
-def _spread(role: RolePlan, devices: int) -> RolePlan:
-    return replace(role, seconds=role.seconds * role.devices / devices, devices=devices)

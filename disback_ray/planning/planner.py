@@ -18,7 +18,6 @@ from disback_ray.planning.plan import Plan, make
 from disback_ray.planning.published import teacher_spec
 from disback_ray.planning.ranked import of_each_rank
 from disback_ray.planning.remedies import remedy, unfit
-from disback_ray.storage import Folder
 
 Choice = tuple[ClusterConfig, list[str], Plan]
 
@@ -30,7 +29,7 @@ class Planner:
     name: str
     overrides: Sequence[str] = ()
     named: str | None = None
-    storage: Folder | None = None
+    storage: str | None = None
     network: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,9 +61,10 @@ class Planner:
     def choose(self, cluster: ClusterConfig, cards: int) -> Choice:
         """Seats, settings and plan with the shortest step of those that fit with the fewest settings. Raises ConfigError if none does."""
         accelerator = next((asked.accelerator for asked in cluster.roles.by_name().values() if asked.accelerator), self.named)
-        tried = [
-            (seated, shares) for seated in layouts(cluster, cards, accelerator) if (shares := self._shares(seated)) is not None
-        ]
+        seatings = list(layouts(cluster, cards, accelerator))
+        if accelerator is None and cluster.address == "local" and not torch.cuda.is_available():
+            raise ConfigError(f"--auto: there is no GPU here to choose seats on: name the cards with --card, such as {REFERENCE}")
+        tried = [(seated, shares) for seated in seatings if (shares := self._shares(seated)) is not None]
         plain: list[Choice] = [(seated, shares, self._planned(seated, shares)) for seated, shares in tried]
         if found := [choice for choice in plain if not unfit(choice[2])]:
             return min(found, key=lambda choice: choice[2].seconds)

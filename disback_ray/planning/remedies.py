@@ -54,7 +54,10 @@ def remedy(name: str, overrides: Sequence[str], plan: Plan, planned: Planned) ->
         more = [setting.format(batch=load_recipe(name, overrides=overrides).batch) if "{batch}" in setting else setting
                 for setting in offered.settings]  # fmt: skip
         try:
-            plan = planned(load_recipe(name, overrides=[*overrides, *taken, *more]))
+            before, changed = (load_recipe(name, overrides=[*overrides, *taken, *new]) for new in ([], more))
+            if changed == before:
+                continue  # it has that already
+            plan = planned(changed)
         except ConfigError:
             continue  # such as a plain MLP, which has no blocks to compute again
         taken += [setting for setting in more if setting not in taken]

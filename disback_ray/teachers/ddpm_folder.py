@@ -89,7 +89,7 @@ def _json(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"has no {file.name}")
     try:
         content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file.name} is damaged ({_first(error)})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{file.name} is damaged (it holds no names and values)")

@@ -147,8 +147,9 @@ def test_ranks_have_a_device_each() -> None:
         (
             [node(4)],
             cast(generator={"ranks": 2}, teacher={"share": "generator"}),
-            "roles.generator.ranks: 2: more ranks than devices",
+            "roles.teacher.with: generator: that one has ranks, and each needs a device of its own",
         ),
+        ([node(4)], cast(generator={"ranks": 5, "gpus": 1}), "roles.generator.ranks: 5: more ranks than devices: 4 GPUs"),
     ],
 )
 def test_more_ranks_than_devices_are_refused(nodes: list[Node], roles: dict[str, RoleResources], said: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.plan import allocated
 from disback_ray.actors.parts import denoiser_spec
 from disback_ray.config import load_recipe
-from disback_ray.planning.dry_run import footprints
+from disback_ray.planning.dry_run import _play, footprints
 from disback_ray.storage import Folder
 
 BASE = ("teacher.network.multipliers=[1]", "batch=16", "micro_batches=2")
@@ -33,3 +33,14 @@ def test_the_planned_peak_is_what_torch_s_allocator_gives(settings: tuple[str, .
     one = planned["teacher"]
     second = one.parameters if recipe.backtracking.blend else 0
     assert (planned["path_node"].parameters, planned["path_node"].peak) == (one.parameters + second, one.peak + second)
+
+
+@pytest.mark.parametrize("graph", ["keep", "recompute"])
+def test_what_many_micro_batches_need_is_told_from_a_few(graph: str) -> None:
+    """Kept graphs add up, all else doesn't: one step with six parts, played in full."""
+    recipe = load_recipe("ring8", overrides=["batch=48", "micro_batches=6", f"student.graph={graph}", "student.network=teacher"])
+    spec = denoiser_spec(recipe)
+    told, played = footprints(recipe, spec), _play(recipe, spec)
+    assert {role: (each.peak, each.flops) for role, each in told.items()} == {
+        role: (each.peak, pytest.approx(each.flops)) for role, each in played.items()
+    }

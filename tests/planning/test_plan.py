@@ -47,6 +47,32 @@ def test_one_role_a_card() -> None:
     assert plan.wire == 3 * 64 * 64 * 4, "x_0, the target's score and the difference, of 64 samples of 8 × 8 in float32"
 
 
+def test_one_more_device_takes_half_of_a_role_or_some_of_those_that_share() -> None:
+    longest = NEEDED | {"fake_score": replace(NEEDED["fake_score"], flops=10 * A_SECOND)}
+    assert planned(load_cluster("four-3090"), longest).with_one_more() == pytest.approx(5), "two ranks"
+    one = planned(load_cluster("one-3090"))
+    assert one.seconds == pytest.approx(4 + 3 + 1)
+    assert one.with_one_more() == pytest.approx(planned(load_cluster("two-3090")).seconds) == pytest.approx(4)
+
+
+def test_replicas_that_share_a_card_each_need_room_and_bring_no_time() -> None:
+    alone, thirty = (
+        planned(load_cluster("three-3090", overrides=[f"roles.path_node={{with: teacher, replicas: {count}}}"])).devices[0]
+        for count in (1, 30)
+    )
+    assert thirty.needs == pytest.approx(31 * (4 * GIB * FRAGMENTATION + CONTEXT))
+    assert (alone.fits, thirty.fits) == (True, False)
+    assert thirty.seconds == pytest.approx(alone.seconds)
+
+
+def test_a_rank_s_device_is_nobody_else_s() -> None:
+    shared = load_cluster("four-3090", overrides=["roles.generator.ranks=2", "roles.teacher={with: generator}"])
+    with pytest.raises(
+        ConfigError, match=r"roles.teacher.with: generator: that one has ranks, and each needs a device of its own"
+    ):
+        planned(shared)
+
+
 def test_targets_that_share_a_card_are_not_asked_at_once() -> None:
     plan = planned(load_cluster("three-3090"))
     assert (plan.devices[0].name, plan.devices[0].seconds) == ("teacher + path_node", pytest.approx(1))
@@ -195,11 +221,35 @@ def test_auto_takes_the_fastest_seats_that_fit(
     assert load_cluster(tmp_path / "cluster.yaml").roles.path_node.share == "teacher"
 
 
+def test_a_plan_needs_no_storage_that_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(uri: str) -> Folder:
+        raise ConfigError(f"storage {uri}: no route to it")
+
+    monkeypatch.setattr(planner_module, "footprints", lambda recipe, spec: NEEDED)
+    monkeypatch.setattr(Folder, "at", unreachable)
+    eight = load_cluster("eight-3090")
+    assert Planner("digits", storage=eight.storage).plan(eight).measured == ""
+
+
+def test_what_a_recipe_has_already_is_no_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets too large for their card in float32, and in bfloat16."""
+    huge = NEEDED | {name: Footprint(int(GIB), 0, 0, int(40 * GIB), 0.0) for name in ("teacher", "path_node")}
+    monkeypatch.setattr(planner_module, "footprints", lambda recipe, spec: NEEDED if recipe.fake_score.lora else huge)
+    has = ["precision.teacher=bf16", "precision.path_node=bf16", "micro_batches=64"]
+    changed = Planner("digits").fitting(load_cluster("three-3090", overrides=["roles.fake_score={with: teacher}"]))
+    assert changed[:3] == ["micro_batches=64", *has[:2]]
+    fewer = Planner("digits", has).fitting(load_cluster("three-3090", overrides=["roles.fake_score={with: teacher}"]))
+    assert not set(fewer) & set(has)
+    assert fewer[-1] == "fake_score.lora={rank: 64}"
+
+
 def test_bad_words_are_one_line(command: Callable[..., Any]) -> None:
     for arguments, says in [
         (["digits", "--card", "RTX-9090"], "RTX-9090"),
         (["nothing"], "unknown recipe"),
-        (["digits", "--auto", "--cards", "0"], "--cards 0"),
+        (["digits", "--auto", "--cards", "0"], "--cards 0: expected 1 to 64"),
+        (["digits", "--auto", "--cards", "100000"], "--cards 100000: expected 1 to 64"),
+        (["digits", "--auto", "--cards", "2"], "--auto: there is no GPU here to choose seats on: name the cards with --card"),
         (["ffhq64-edm", "--set", "teacher.expects.resolution=48"], "no such file"),
     ]:
         said = command("plan", *arguments)

@@ -269,6 +269,11 @@ BAD: dict[str, tuple[Callable[[Path], None], Expected, str]] = {
     "weights cut off": (cut(WEIGHTS), ANY, "damaged"),
     "config cut off": (cut("unet/config.json", to=-9), ANY, r"config\.json is damaged"),
     "scheduler cut off": (cut("scheduler/scheduler_config.json", to=9), ANY, r"scheduler_config\.json is damaged"),
+    "a config without an end": (
+        lambda folder: (folder / "unet/config.json").write_text('{"a": ' + "[" * 100_000) and None,
+        ANY,
+        r"config\.json is damaged",
+    ),
     "a list for a config": (lambda folder: (folder / "unet/config.json").write_text("[]") and None, ANY, "holds no names"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), ANY, "has no weights"),
     "no config": (lambda folder: (folder / "unet/config.json").unlink(), ANY, r"has no config\.json"),
