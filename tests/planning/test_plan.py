@@ -138,7 +138,7 @@ def test_times_of_an_earlier_run_count_where_it_computed_the_same(tmp_path: Path
     run.write_json("summary.json", {"devices": devices})
     (tmp_path / "runs" / "else").mkdir()
     (tmp_path / "runs" / "else" / "config.yaml").write_text("a: [")
-    storage = Folder.at(tmp_path / "runs")
+    storage = str(tmp_path / "runs")
     found = earlier(storage, recipe, cluster)
     assert found is not None
     assert found.seconds == {"teacher": 4.0, "path_node": 2.0, "fake_score": 2.0, "generator": 2.0}
