@@ -91,12 +91,16 @@ def compare(label: str, recipe: Recipe, spec: DenoiserSpec) -> list[Result]:
 def main() -> None:
     parser = options("The plan's memory against what is really allocated.")
     parser.add_argument("--network", choices=[*RECIPES, "both"], default="both")
-    parser.add_argument("--samples", type=int, default=2, help="in a micro-batch")
+    parser.add_argument("--samples", type=int, default=2, help="in a micro-batch (2)")
+    parser.add_argument(
+        "--micro-batches", type=int, default=4, help="in a step (4): the plan plays three, and reckons with the rest"
+    )
     given = parser.parse_args()
     torch.set_num_threads(2)
     results = []
     for label in RECIPES if given.network == "both" else [given.network]:
-        settings = [f"batch={2 * given.samples}", "micro_batches=2", *(f"precision.{role}=fp32" for role in CAST)]
+        parts = given.micro_batches
+        settings = [f"batch={parts * given.samples}", f"micro_batches={parts}", *(f"precision.{role}=fp32" for role in CAST)]
         recipe = load_recipe(RECIPES[label], overrides=settings)
         results += compare(label, recipe, teacher_spec(recipe)[0])
     publish("plan", results, file=given.json)

@@ -83,6 +83,22 @@ def test_its_bits_are_keyed() -> None:
     assert not torch.equal(first, stochastically_rounded(values, seed=2))
 
 
+def test_each_tensor_and_each_version_has_bits_of_its_own() -> None:
+    """Two equal matrices, with equal gradients: rounded alike they would stay equal for good."""
+    module = nn.ModuleList(nn.Linear(1000, 1, bias=False) for _ in range(2))
+    learner, moved = learner_of(module.bfloat16(), OptimiserSettings(lr=2**-10, kind="sgd")), list[list[torch.Tensor]]()
+    for version in range(2):
+        for layer in module:
+            layer.weight.data.fill_(1.0)
+            layer.weight.grad = torch.ones_like(layer.weight)
+        learner.gather(1)
+        learner.update(version, samples=1)
+        moved.append([layer.weight.detach().clone() for layer in module])
+    (one, other), (later, _) = moved
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, later)
+
+
 def test_updates_too_small_for_bfloat16_still_move_it() -> None:
     """SGD of 100 × 2⁻¹² from 1: to the nearest it would never leave."""
     module = nn.Linear(1000, 1, bias=False)
