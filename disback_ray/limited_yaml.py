@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)
         if node.tag in NUMBERS and len(node.value) > MOST_DIGITS:
-            raise NotYaml(f"line {node.start_mark.line + 1}: a number of more than {MOST_DIGITS} digits")
+            raise NotYaml(f"line {node.start_mark.line + 1}: a number of more than {MOST_DIGITS} characters")
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

@@ -55,7 +55,8 @@ class Holder:
 
     def __str__(self) -> str:
         heard = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.heard))
-        return f"process {self.pid} on {self.host}, last heard of at {heard}"
+        host = "".join(letter for letter in self.host if letter.isprintable())
+        return f"process {self.pid} on {host}, last heard of at {heard}"
 
 
 _HOLDER = TypeAdapter(Holder)
@@ -96,25 +97,31 @@ class Lock:
             "started": psutil.Process().create_time(), "key": uuid.uuid4().hex, "folder": folder.uri,
         }  # fmt: skip
         self.ended, self.lost = threading.Event(), threading.Event()
+        self.renewed = time.monotonic()
 
     def renew(self) -> None:
         """Raises CheckpointError."""
         self.folder.write_json(LOCK, asdict(Holder(**self.mine, heard=time.time())))
+        self.renewed = time.monotonic()
 
     def is_lost(self) -> bool:
-        """Whether another driver has taken the folder over, which thought that this one was gone."""
+        """Whether another driver has taken the folder over, which thought that this one was gone; it may have ended since."""
+        if self.lost.is_set():
+            return True
         try:
             found = holder(self.folder)
         except CheckpointError:
             return False
-        return found is not None and found.key != self.mine["key"]
+        if found is None:
+            return time.monotonic() - self.renewed > STALE_SECONDS
+        return bool(found.key != self.mine["key"])
 
     def require(self) -> None:
         """Raises RunFolderError where it is lost: whoever has it now writes there, and nobody else."""
         if self.is_lost():
             raise RunFolderError(
-                f"{self.folder.uri} was taken over by another run ({holder(self.folder)}) while this one gave no sign of life: "
-                "this one ends here"
+                f"{self.folder.uri} was taken over by another run ({holder(self.folder) or 'which has ended'}) while this one gave no "
+                "sign of life: this one ends here"
             )
 
     def keep(self) -> None:

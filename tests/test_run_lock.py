@@ -136,6 +136,18 @@ def test_who_was_taken_over_learns_it_and_leaves_the_other_s_lock(
     assert holder(folder) == live, "and it isn't renewed"
 
 
+def test_who_was_silent_for_too_long_doesn_t_take_back_what_another_one_has_left(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(folder) as lock:
+        folder.delete(LOCK)
+        lock.require()  # somebody deleted it, but nobody can have thought that this one was gone
+        monkeypatch.setattr(run_lock, "STALE_SECONDS", 0.0)
+        with pytest.raises(RunFolderError, match=r"was taken over by another run \(which has ended\)"):
+            lock.require()
+    assert folder.names() == []
+
+
 def test_a_run_that_was_taken_over_ends_and_writes_nothing_more(
     tiny: Any, folder: Folder, command: Callable[..., Any], live: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,9 @@
 The first step makes the optimisers' moments; from the second on all steps are alike.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -31,6 +31,7 @@ LCM_LORA = {
     "r": 64, "lora_alpha": 64,
     "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],
 }  # fmt: skip
+ENDS = (0, 1, -1)
 FEW = 3
 """So many micro-batches are played; what each further one adds is the difference between the last two. The second is no measure: with it
 gradients are there from the start."""
@@ -40,7 +41,8 @@ gradients are there from the start."""
 class Footprint:
     """What one role needs on its device in a step. Bytes: parameters (with buffers), optimiser, average (the EMA), the peak of all.
 
-    The rest of the peak, working(), are gradients, activations and what the operators need. flops: of one step.
+    The rest of the peak, working(), are gradients, activations and what the operators need. flops: of one step. peaks: of a step's first
+    two calls of each method, and of its last.
     """
 
     parameters: int
@@ -48,21 +50,42 @@ class Footprint:
     average: int
     peak: int
     flops: float
+    peaks: Mapping[tuple[str, int], int] = field(default_factory=dict, compare=False)
 
     def working(self) -> int:
         return self.peak - self.parameters - self.optimiser - self.average
 
 
 class Metered:
-    """A role under its meter."""
+    """A role under its meter. peaks: see Footprint."""
 
     def __init__(self, role: Any, meter: Meter) -> None:
         self.role, self.meter = role, meter
+        self.restart()
+
+    def restart(self) -> None:
+        """From here on all is counted anew."""
+        self.meter.restart()
+        self.peaks: dict[tuple[str, int], int] = {}
+        self.step: dict[str, list[int]] = {}
+
+    def end_step(self) -> None:
+        for method, peaks in self.step.items():
+            for place in ENDS:
+                if -len(peaks) <= place < len(peaks):
+                    self.peaks[method, place] = max(peaks[place], self.peaks.get((method, place), 0))
+        self.step.clear()
 
     def __getattr__(self, method: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
+            before, self.meter.peak = self.meter.peak, self.meter.live
             with self.meter:
-                return getattr(self.role, method)(*args, **kwargs)
+                made = getattr(self.role, method)(*args, **kwargs)
+            self.step.setdefault(method, []).append(self.meter.peak)
+            self.meter.peak = max(before, self.meter.peak)
+            if method == "commit":
+                self.end_step()
+            return made
 
         return call
 
@@ -81,7 +104,9 @@ def _cut(recipe: Recipe, parts: int, size: int) -> Recipe:
 
 
 def _extrapolated(fewer: Footprint, few: Footprint, more: int) -> Footprint:
-    return replace(few, peak=few.peak + more * (few.peak - fewer.peak), flops=few.flops + more * (few.flops - fewer.flops))
+    """Each call's peak grows by itself: which of them is the largest may be another one with more micro-batches."""
+    peaks = {call: peak + more * (peak - fewer.peaks.get(call, peak)) for call, peak in few.peaks.items()}
+    return replace(few, peak=max(few.peak, *peaks.values()), flops=few.flops + more * (few.flops - fewer.flops), peaks=peaks)
 
 
 def _play(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
@@ -96,13 +121,15 @@ def _play(recipe: Recipe, spec: DenoiserSpec) -> dict[str, Footprint]:
         roles["fake_score"].begin(backtracking.STAGE, node=0)
         for role in roles.values():
             role.meter.adopt(state_of(network_of(role.role)))
-            role.meter.restart()
+            role.restart()
         steps = backtracking.distribution_backtracking(
             Cast(**roles), (Switch(0, 1), Switch(1, 0)),
             steps=2, batches_of=batches_of, fake_updates=back.fake_updates, staleness=min(back.staleness, 1),
         )  # fmt: skip
         for _ in steps:
             pass
+        for role in roles.values():
+            role.end_step()
         return {name: _footprint(role, steps=1 if name in FROZEN else 2) for name, role in roles.items()}
 
 
@@ -162,6 +189,7 @@ def _footprint(metered: Metered, *, steps: int) -> Footprint:
         average=0 if average and role.settings.ema_on == "host" else averaged,
         peak=meter.peak - on_host,
         flops=meter.flops / steps,
+        peaks={call: peak - on_host for call, peak in metered.peaks.items()},
     )
 
 

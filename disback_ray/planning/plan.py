@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -118,13 +118,17 @@ class Plan:
             spread = replace(role, seconds=role.seconds * role.devices / (role.devices + 1), devices=role.devices + 1)
             ways: list[tuple[Device, ...]] = [(replace(worst, roles=(spread,)),)]
         else:
-            apart = [set(some) for count in range(1, len(worst.roles)) for some in combinations(worst.roles, count)]
-            ways = [
-                tuple(replace(worst, roles=tuple(r for r in worst.roles if (r in some) is moved)) for moved in (False, True))
-                for some in apart
-            ]
+            counts = range(1, len(worst.roles))
+            ways = [_with_some_apart(worst, some) for count in counts for some in combinations(worst.roles, count)]
         others = tuple(device for device in self.devices if device is not worst)
         return min(replace(self, devices=(*others, *way)).seconds for way in ways)
+
+
+def _with_some_apart(device: Device, some: Sequence[RolePlan]) -> tuple[Device, Device]:
+    """The device without some of its roles, and one more with all of those roles' work."""
+    stay = [replace(r, seconds=device.on_each(r) * r.seconds, devices=device.count) for r in device.roles if r not in some]
+    go = [replace(r, seconds=r.devices * r.seconds, devices=1) for r in device.roles if r in some]
+    return replace(device, roles=tuple(stay)), replace(device, roles=tuple(go))
 
 
 def make(

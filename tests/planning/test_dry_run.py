@@ -35,10 +35,17 @@ def test_the_planned_peak_is_what_torch_s_allocator_gives(settings: tuple[str, .
     assert (planned["path_node"].parameters, planned["path_node"].peak) == (one.parameters + second, one.peak + second)
 
 
-@pytest.mark.parametrize("graph", ["keep", "recompute"])
-def test_what_many_micro_batches_need_is_told_from_a_few(graph: str) -> None:
-    """Kept graphs add up, all else doesn't: one step with six parts, played in full."""
-    recipe = load_recipe("ring8", overrides=["batch=48", "micro_batches=6", f"student.graph={graph}", "student.network=teacher"])
+MANY = {
+    "kept graphs": ("student.graph=keep",),
+    "computed again": ("student.graph=recompute", "backtracking.fake_updates=2"),
+    "s_φ's graphs as well, small beside its weights": ("backtracking.fuse_forward=true", "micro_batches=24"),
+}
+
+
+@pytest.mark.parametrize("settings", MANY.values(), ids=MANY)
+def test_what_many_micro_batches_need_is_told_from_a_few(settings: tuple[str, ...]) -> None:
+    """Kept graphs add up, all else doesn't: a step with all parts, played in full."""
+    recipe = load_recipe("ring8", overrides=["batch=48", "micro_batches=6", "student.network=teacher", *settings])
     spec = denoiser_spec(recipe)
     told, played = footprints(recipe, spec), _play(recipe, spec)
     assert {role: (each.peak, each.flops) for role, each in told.items()} == {

@@ -55,6 +55,14 @@ def test_one_more_device_takes_half_of_a_role_or_some_of_those_that_share() -> N
     assert one.with_one_more() == pytest.approx(planned(load_cluster("two-3090")).seconds) == pytest.approx(4)
 
 
+def test_one_more_device_is_one() -> None:
+    """Three replicas of the node's role leave the teacher's card together, for the one that comes."""
+    busy = NEEDED | {"path_node": replace(NEEDED["path_node"], flops=9 * A_SECOND)}
+    plan = planned(load_cluster("three-3090", overrides=["roles.path_node={with: teacher, replicas: 3}"]), busy)
+    assert plan.bottleneck.name == "teacher + path_node"
+    assert plan.with_one_more() == pytest.approx(plan.seconds) == pytest.approx(9)
+
+
 def test_replicas_that_share_a_card_each_need_room_and_bring_no_time() -> None:
     alone, thirty = (
         planned(load_cluster("three-3090", overrides=[f"roles.path_node={{with: teacher, replicas: {count}}}"])).devices[0]
