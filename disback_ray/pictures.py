@@ -72,7 +72,7 @@ def snapshots(frames: Sequence[tuple[str, Array]], real: Array) -> bytes:
     figure = _figure(columns * side, rows * (side + 0.25) + 0.3)
     window = _window([data, *(points for _, points in drawn)])
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel, (title, points) in zip(panels, drawn, strict=False):
+    for panel, (title, points) in zip(panels[: len(drawn)], drawn, strict=True):
         _dots(panel, data, DATA, 0.2, size=14)  # a halo, which still shows once the generator covers the data
         _dots(panel, points, GENERATED, 0.5)
         _frame(panel, title, window)
