@@ -17,7 +17,10 @@ from disback_ray.errors import CheckpointError, ClusterError
 
 
 class _Decode:
-    """What a task does: a row with a share → a row with its images, or with what is wrong."""
+    """What a task does: a row with a share → a row with its images, or with what is wrong.
+
+    Both are pickled here: Arrow has no types for them, and Ray Data, which would pickle them then, says so on the terminal for each task.
+    """
 
     def __init__(self, data: ImagesData) -> None:
         self.data = data
