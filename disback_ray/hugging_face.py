@@ -1,4 +1,4 @@
-"""diffusers, transformers and peft, imported when first needed: the extra `disback-ray[diffusers]`."""
+"""diffusers, transformers, peft and accelerate, imported when first needed: the extra `disback-ray[diffusers]`."""
 
 import importlib
 import logging
@@ -28,6 +28,11 @@ def peft() -> Any:
     return _imported("peft")
 
 
+def accelerate() -> Any:
+    """Raises ConfigError where it is not installed."""
+    return _imported("accelerate")
+
+
 @lru_cache
 def _imported(name: str) -> Any:
     declare_missing_operators()  # transformers imports torchvision
@@ -37,7 +42,7 @@ def _imported(name: str) -> Any:
             module = importlib.import_module(name)
             if name == "diffusers":
                 importlib.import_module("diffusers.loaders.peft")  # which its models import, and which imports peft
-            if name != "peft":
+            if name in ("diffusers", "transformers"):
                 theirs = importlib.import_module(f"{name}.utils.logging")
                 theirs.set_verbosity(logging.CRITICAL)  # at length they log what they raise as well
                 theirs.disable_progress_bar()

@@ -42,6 +42,7 @@ from disback_ray.teachers.inert_pickle import Built, read_pickle
 from disback_ray.teachers.node_storage import NodeStorage
 from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.saved import save_denoiser
+from disback_ray.teachers.torch_file import read_state_dict
 
 EDM = {"img_resolution": 4, "img_channels": 1, "model_type": "SongUNet", "model_channels": 4, "channel_mult": [1], "num_blocks": 1,
        "attn_resolutions": []}  # fmt: skip
@@ -51,7 +52,7 @@ SPEC = DenoiserSpec(ResNetMLPSpec(width=4, blocks=1), (2,), 0, 1.0)
 def readers() -> dict[str, Callable[[], Reader]]:
     """By their names; made when they are asked for, since some take diffusers."""
     return {
-        "pickle": _pickle, "edm": _edm, "consistency": _consistency, "tensors": _tensors, "denoiser": _denoiser,
+        "pickle": _pickle, "edm": _edm, "consistency": _consistency, "torch": _torch, "tensors": _tensors, "denoiser": _denoiser,
         "generator": _generator, "ddpm": _ddpm, "pipeline": _pipeline, "lora": _lora, "statistics": _statistics, "image": _image,
         "zip": _zip, "dataset.json": _labels, "parquet": _parquet, "arrays": _arrays, "prompts": _prompts,
         "prompts.parquet": _prompt_table, "recipe": lambda: _settings("recipes"), "cluster": lambda: _settings("clusters"),
@@ -75,12 +76,22 @@ def _edm() -> Reader:
 
 def _consistency() -> Reader:
     network = ConsistencyUNet(model_channels=64, num_res_blocks=1, channel_mult=(1,), attention_factors=(), num_classes=0)
+    return Reader("consistency", "x.pt", _saved(network.state_dict()), lambda file: _teacher(file, "consistency"))
+
+
+def _torch() -> Reader:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    return Reader("torch", "x.pth", _saved(network.state_dict()), read_state_dict)
+
+
+def _saved(content: object) -> list[bytes]:
+    """In both of torch's formats."""
     made = []
     for new in (True, False):
         file = io.BytesIO()
-        torch.save(network.state_dict(), file, _use_new_zipfile_serialization=new)
+        torch.save(content, file, _use_new_zipfile_serialization=new)
         made.append(file.getvalue())
-    return Reader("consistency", "x.pt", made, lambda file: _teacher(file, "consistency"))
+    return made
 
 
 def _teacher(file: Path, kind: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluation.kinds import FeatureKind
 from disback_ray.evaluation.resizers import Mode, resized
 from disback_ray.fetching import Fetched
+from disback_ray.teachers.torch_file import read_state_dict
 from disback_ray.torchvision_shim import declare_missing_operators
 
 AT_ONCE = 64
@@ -80,9 +80,9 @@ def _torchscript(weights: Fetched, *, inside: bool) -> Callable[[Tensor], Tensor
 def _state_dict(weights: Fetched) -> Callable[[Tensor], Tensor]:
     """clean-fid's port of pytorch-fid's network, given its weights in place of the address that it would load them from."""
     try:
-        tensors = torch.load(io.BytesIO(weights.data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{weights.name}: no state dict ({str(error).splitlines()[0][:160]})") from None
+        tensors = read_state_dict(io.BytesIO(weights.data))
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights.name}: no state dict ({error})") from None
     declare_missing_operators()
     with _BUILDING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it builds torchvision's network with arguments that are deprecated

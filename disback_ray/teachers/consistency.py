@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
-import torch
 from torch import Tensor
 
 from disback_ray.errors import CheckpointError
 from disback_ray.networks.consistency_unet import GROUPS, ConsistencyUNet
 from disback_ray.networks.preconditioning import ConsistencyPrecond
 from disback_ray.teachers.foreign_weights import FLOATS, denoiser_with, precision_of
+from disback_ray.teachers.torch_file import read_state_dict
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_consistency_checkpoint(
 
     kind: 'boundary' for consistency models (cd_*.pt, ct_*.pt), 'standard' for their diffusion models (edm_*.pt).
     head_channels: the width of an attention head, which the weights don't tell; 64 in all that were published.
-    Raises CheckpointError where the file is missing, damaged, refused by torch's weights-only loader, or another network's.
+    Raises CheckpointError where the file is missing, damaged, asks for more than tensors, or is another network's.
     """
     assert head_channels > 0
     where = name or (str(source) if isinstance(source, str | os.PathLike) else "consistency checkpoint")
@@ -52,21 +52,10 @@ def read_consistency_checkpoint(
 
 
 def _state_dict(source: str | os.PathLike[str] | BinaryIO) -> dict[str, Tensor]:
-    try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"can't be read ({error.strerror or type(error).__name__})") from None
-    except Exception as error:  # torch names no errors for damaged files, and raises a dozen kinds
-        raise CheckpointError(f"damaged, or more than weights ({type(error).__name__} in torch's safe loader)") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) and _is_plain(value) for key, value in content.items()):
+    weights = read_state_dict(source)
+    if not all(tensor.dtype in FLOATS for tensor in weights.values()):
         raise CheckpointError("not a state dict of names and floating-point tensors")
-    return content
-
-
-def _is_plain(value: Any) -> bool:
-    """A floating-point tensor in memory of its own: a repeated one would unfold to any size when converted."""
-    floating = isinstance(value, Tensor) and value.layout == torch.strided and value.dtype in FLOATS and not value.is_meta
-    return floating and value.nbytes <= value.untyped_storage().nbytes()
+    return weights
 
 
 def _architecture(weights: Mapping[str, Tensor], *, head_channels: int) -> dict[str, Any]:

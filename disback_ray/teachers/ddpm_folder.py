@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from disback_ray.errors import CheckpointError
-from disback_ray.hugging_face import diffusers
+from disback_ray.hugging_face import accelerate, diffusers
 from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.predictions import VPTablePrecond, own_sigma_data
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.teachers.diffusers_scheduler import ddim_of, prediction_of, schedule_of
+from disback_ray.teachers.foreign_weights import precision_of
 from disback_ray.teachers.hub import CONFIG, SCHEDULER
+from disback_ray.teachers.torch_file import read_state_dict
 
 CLASS = "UNet2DModel"
-TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names → torch's
 SAFE, PICKLED = "*.safetensors", "*.bin"
 
 
@@ -34,7 +37,7 @@ class DDPMCheckpoint:
 
 
 def read_ddpm_folder(folder: Path, *, resolution: int | None, name: str) -> DDPMCheckpoint:
-    """Reads it by diffusers' own loader: safetensors, or a .bin by torch's safe one. No code of the folder's is executed.
+    """diffusers' network, with the weights of its safetensors or, by our own reader, its .bin. No code of the folder's is executed.
 
     resolution: believed where the folder doesn't tell; name: what errors call it. Raises CheckpointError where something is missing,
     damaged, or of a kind that is no DDPM; ConfigError without diffusers.
@@ -64,8 +67,7 @@ def _read(folder: Path, resolution: int | None) -> DDPMCheckpoint:
     if config.get("_class_name") != CLASS:
         raise CheckpointError(f"its network is {config.get('_class_name')!r:.60}, not {CLASS}")
     schedule, ddim, prediction = schedule_of(settings), ddim_of(settings), prediction_of(settings)
-    safe = any(unet.glob(SAFE))
-    network = _loaded(unet, safe=safe)
+    network, precision = _loaded(unet)
     arguments = _plain(network.config)
     _refuse(arguments)
     channels, side = arguments["in_channels"], _side(arguments["sample_size"], resolution)
@@ -76,7 +78,7 @@ def _read(folder: Path, resolution: int | None) -> DDPMCheckpoint:
         denoiser = spec.build()
     assert isinstance(denoiser, VPTablePrecond)
     denoiser.model.unet = network
-    return DDPMCheckpoint(denoiser.eval(), spec, _precision(unet, safe=safe))
+    return DDPMCheckpoint(denoiser.eval(), spec, precision)
 
 
 def _part(folder: Path, name: str) -> Path:
@@ -96,28 +98,47 @@ def _json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _loaded(folder: Path, *, safe: bool) -> Any:
-    if not safe and not any(folder.glob(PICKLED)):
-        raise CheckpointError(f"has no weights ({SAFE} or {PICKLED})")
+def _loaded(folder: Path) -> tuple[Any, str]:
+    """The network, float32, and the types of the weights in the files."""
+    weights = _weights(folder)
+    precision = precision_of(weights.values())
+    weights = {key: tensor.float() for key, tensor in weights.items()}
     model = diffusers().UNet2DModel
-    names = [file.name for file in folder.glob(SAFE if safe else PICKLED)]
-    half = "fp16" if all(".fp16." in name for name in names) else None  # as some are published, beside float32 or alone
     try:
-        with torch.random.fork_rng(devices=[]):
-            network, found = model.from_pretrained(
-                folder, use_safetensors=safe, local_files_only=True, output_loading_info=True, torch_dtype=torch.float32,
-                variant=half,
-            )  # fmt: skip
-    except Exception as error:  # diffusers, safetensors and torch raise a dozen kinds for damaged files
+        with torch.random.fork_rng(devices=[]), accelerate().init_empty_weights():
+            network = model.from_config(model.load_config(folder, local_files_only=True))
+        network._fix_state_dict_keys_on_load(weights)  # attention's names from before 2023
+        found = network.load_state_dict(weights, strict=False, assign=True)
+    except Exception as error:  # diffusers and torch raise a dozen kinds for settings and shapes that don't fit
         raise CheckpointError(f"its weights are damaged, or not those of its {CONFIG} ({_first(error)})") from None
-    for kind, keys in found.items():
+    for kind, keys in found._asdict().items():
         if keys:
             raise CheckpointError(
                 f"its weights don't fit its {CONFIG}: {kind.replace('_', ' ')}: {len(keys)}, the first is {keys[0]!r:.120}"
             )
     if broken := next((key for key, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()), None):
         raise CheckpointError(f"weight {broken} has NaN or Inf")
-    return network
+    return network, precision
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """Of one file, or of all its shards; of the float16 ones where there are no others, as some are published alone."""
+    files = sorted(folder.glob(SAFE)) or sorted(folder.glob(PICKLED))
+    files = [file for file in files if ".fp16." not in file.name] or files
+    if not files:
+        raise CheckpointError(f"has no weights ({SAFE} or {PICKLED})")
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            part = load_file(file) if file.match(SAFE) else read_state_dict(file)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file.name}: {error}") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{file.name} is damaged ({_first(error)})") from None
+        if twice := weights.keys() & part.keys():
+            raise CheckpointError(f"{file.name}: weight {min(twice)!r:.120} is in another file too")
+        weights |= part
+    return weights
 
 
 def _refuse(arguments: Mapping[str, Any]) -> None:
@@ -153,19 +174,6 @@ def _try(arguments: dict[str, Any], shape: tuple[int, ...], classes: int) -> Non
                 f"its network can't take images of {shape[-2]} × {shape[-1]} pixels ({_first(error)})"
             ) from None
     assert out.shape[1:] == shape, out.shape
-
-
-def _precision(folder: Path, *, safe: bool) -> str:
-    kinds: set[str] = set()
-    for file in folder.glob(SAFE if safe else PICKLED):
-        if safe:
-            with safe_open(file, "pt") as opened:
-                found = (opened.get_slice(key).get_dtype() for key in opened.keys())  # noqa: SIM118  (no mapping)
-                kinds |= {TYPES.get(kind, kind) for kind in found}
-        else:
-            weights = torch.load(file, map_location="meta", weights_only=True)
-            kinds |= {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}
-    return ", ".join(sorted(kinds))
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

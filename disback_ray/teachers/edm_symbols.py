@@ -1,18 +1,16 @@
 """The few symbols that EDM's pickles need, and what stands in for each: functions of ours that take inert values."""
 
 import io
-import math
-import re
 import struct
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from disback_ray.errors import CheckpointError
 from disback_ray.teachers.foreign_weights import FLOATS
 from disback_ray.teachers.inert_pickle import Built, Constructor
+from disback_ray.teachers.torch_file import TensorBudget, parameter, read_torch_file
 
 
 class Module(Built):
@@ -51,8 +49,8 @@ def constructors(*, budget: int) -> dict[str, Constructor]:
         "collections.OrderedDict": _empty_dictionary,
         "dnnlib.util.EasyDict": _empty_dictionary,
         "torch.storage._load_from_bytes": load_storage,
-        "torch._utils._rebuild_tensor_v2": _tensor,
-        "torch._utils._rebuild_parameter": _parameter,
+        "torch._utils._rebuild_tensor_v2": TensorBudget(budget).tensor,
+        "torch._utils._rebuild_parameter": parameter,
         "numpy.dtype": _Dtype,
         "numpy.core.multiarray.scalar": _scalar,
         "numpy._core.multiarray.scalar": _scalar,
@@ -75,42 +73,14 @@ def _persistent_object(meta: Any) -> Module:
 
 
 def _storage(blob: bytes) -> Tensor:
-    """The storage in a legacy torch file, as a flat tensor. torch's stock function would load it without restrictions."""
-    if blob.startswith(b"PK"):  # a zip, of whatever size once unpacked
-        raise TypeError("a storage that is not a legacy torch file")
+    """The storage in a file of torch's older format, as a flat tensor. torch's stock function would load it without restrictions."""
     try:
-        storage = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names no errors for damaged files, and raises a dozen kinds
-        symbol = re.search(r"GLOBAL (\S{1,120})", str(error))
-        if symbol:
-            text = f"a storage asks for {ascii(symbol[1])[1:-1]:.120}, which is refused: nothing in it was executed"
-            raise CheckpointError(text) from None
-        raise ValueError(f"a storage that torch can't load: {type(error).__name__}") from None
-    if not isinstance(storage, torch.storage.TypedStorage) or storage.dtype not in FLOATS:
+        flat = read_torch_file(io.BytesIO(blob))
+    except CheckpointError as error:
+        raise CheckpointError(f"a storage: {error}") from None
+    if not isinstance(flat, Tensor) or flat.dtype not in FLOATS:
         raise TypeError("a storage that doesn't hold floating-point numbers")
-    flat = torch.empty(0, dtype=storage.dtype).set_(storage)
-    if flat.nbytes > len(blob):
-        raise ValueError("a storage larger than its bytes")
     return flat
-
-
-def _tensor(flat: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = False, hooks: Any = None) -> Tensor:
-    numbers = (offset, *size, *stride)
-    if not isinstance(flat, Tensor) or len(size) > 4 or not all(isinstance(number, int) for number in numbers):
-        raise TypeError("a tensor that is not made of a storage and at most four dimensions")
-    # Strides of 0 would let a small storage unfold to any size; as_strided checks the bounds.
-    if min(numbers) < 0 or math.prod(size) > flat.numel():
-        raise ValueError("a tensor larger than its storage")
-    try:
-        return flat.as_strided(size, stride, offset)
-    except RuntimeError:
-        raise ValueError("a tensor outside its storage") from None
-
-
-def _parameter(tensor: Any, requires_grad: Any = False, hooks: Any = None) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise TypeError("a parameter that is not a tensor")
-    return tensor
 
 
 _NUMBERS = {"b1": "?", "i1": "b", "u1": "B", "i2": "h", "i4": "i", "i8": "q", "u8": "Q", "f2": "e", "f4": "f", "f8": "d"}

@@ -7,7 +7,7 @@ is a name on its stack, good for looking up one of those functions; any other sy
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from disback_ray.errors import CheckpointError
 
@@ -17,7 +17,7 @@ Constructor = Callable[..., object]
 
 
 @dataclass(frozen=True)
-class _Symbol:
+class Symbol:
     """A name that the file wants imported: inert."""
 
     name: str
@@ -42,18 +42,22 @@ _LITERALS = _TEXTS_AND_BYTES | {"BININT", "BININT1", "BININT2", "LONG1", "BINFLO
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def read_pickle(data: bytes, constructors: Mapping[str, Constructor]) -> Any:
+def read_pickle(
+    data: bytes | BinaryIO, constructors: Mapping[str, Constructor], *, persistent: Callable[[Any], object] | None = None
+) -> Any:
     """The object in a pickle of protocol 4 (Python's own since 3.8) or 5; of 2 and 3 where it holds no sets and no bytes.
 
+    data: bytes, which hold nothing else, or a stream, which is left behind the pickle's end.
     constructors: 'module.name' → what stands in for it. They may raise TypeError or ValueError for arguments that they don't take.
+    persistent: what a persistent id stands for (a Symbol in it is a name); it may raise the same. Without it there are none.
     Raises CheckpointError for a symbol without a constructor, which it names, and for a damaged or unusual pickle.
     """
-    machine = _Machine(constructors)
+    machine = _Machine(constructors, persistent)
     operations = pickletools.genops(data)
     try:
         for count, (opcode, argument, position) in enumerate(operations):
             if opcode.name == "STOP":
-                if position is None or position + 1 != len(data):
+                if isinstance(data, bytes) and (position is None or position + 1 != len(data)):
                     raise ValueError("something follows the end of the pickle")
                 return machine.result()
             if count >= MAX_OPERATIONS:
@@ -68,8 +72,8 @@ def read_pickle(data: bytes, constructors: Mapping[str, Constructor]) -> Any:
 class _Machine:
     """The stack, its marks and the memo."""
 
-    def __init__(self, constructors: Mapping[str, Constructor]) -> None:
-        self.constructors = constructors
+    def __init__(self, constructors: Mapping[str, Constructor], persistent: Callable[[Any], object] | None) -> None:
+        self.constructors, self.persistent = constructors, persistent
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -105,6 +109,8 @@ class _Machine:
             self._push_symbol(*self._pop(2))
         elif operation in ("REDUCE", "NEWOBJ"):
             self._construct(*self._pop(2))
+        elif operation == "BINPERSID" and self.persistent is not None:
+            stack.append(self.persistent(*self._pop(1)))
         elif operation == "BUILD":
             self._build(*self._pop(1))
         elif operation not in ("PROTO", "FRAME"):
@@ -149,9 +155,9 @@ class _Machine:
         symbol = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "not text"
         if symbol not in self.constructors:
             raise CheckpointError(f"it asks for {ascii(symbol)[1:-1]:.120}, which is refused: nothing in it was executed")
-        self.stack.append(_Symbol(symbol))
+        self.stack.append(Symbol(symbol))
 
     def _construct(self, symbol: Any, arguments: Any) -> None:
-        if not isinstance(symbol, _Symbol) or not isinstance(arguments, tuple):
+        if not isinstance(symbol, Symbol) or not isinstance(arguments, tuple):
             raise TypeError("a call of something that is not a symbol")
         self.stack.append(self.constructors[symbol.name](*arguments))
