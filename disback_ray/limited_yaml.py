@@ -52,6 +52,14 @@ class _Loader(yaml.SafeLoader):
             raise NotYaml(f"line {node.start_mark.line + 1}: a number of more than {MOST_DIGITS} characters")
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except NotYaml:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+            raise NotYaml(f"line {node.start_mark.line + 1}: a value that doesn't fit its tag ({type(error).__name__})") from None
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
@@ -79,14 +87,6 @@ def load(text: str | bytes) -> Any:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise NotYaml(_said(error)) from None
-    except (
-        AttributeError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-    ) as error:  # by PyYAML, for values that don't fit their tag
-        raise NotYaml(f"a value that doesn't fit its tag ({type(error).__name__})") from None
 
 
 def _said(error: Exception) -> str:

@@ -69,7 +69,12 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
         raise RunFolderError(
             f"{folder.uri} belongs to another run ({key}: {shown(old)} there, {shown(new)} here): choose another --out, or --fresh"
         )
-    return read_summary(folder) if SUMMARY in names else {}
+    try:
+        return read_summary(folder) if SUMMARY in names else {}
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}: bring it back; or delete it, to go on from the newest checkpoint with whatever teacher is there now"
+        ) from None
 
 
 def _completed(recipe: Any) -> Any:

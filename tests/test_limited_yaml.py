@@ -47,6 +47,13 @@ def test_what_is_no_file_of_settings_is_refused_in_one_line(kind: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("value", ["!!int ''", "!!timestamp x", "2001-99-99", "1" + ":1" * 190 + ".5", "!!float x"])
+def test_a_value_that_is_not_of_its_tag_is_told_by_its_line(value: str) -> None:
+    with pytest.raises(NotYaml, match=r"^line 3: a value that doesn't fit its tag") as refused:
+        load(f"a: 1\nb:\n  - {value}")
+    assert len(str(refused.value)) < 100
+
+
 def test_all_else_is_what_pyyaml_makes_of_it() -> None:
     text = "a: &a {x: 1, y: [1, 2.5, null, true]}\nb: *a\nc: {<<: *a, x: 3}\n"
     inner = {"x": 1, "y": [1, 2.5, None, True]}

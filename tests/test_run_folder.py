@@ -98,6 +98,14 @@ class TestClaim:
         write_config(folder, RING, ClusterConfig(address="auto"), seed=0)
         assert claim(folder, RING, seed=0) == {}
 
+    def test_a_torn_summary_is_refused_with_a_way_out(self, folder: Folder) -> None:
+        write_config(folder, RING, ClusterConfig(), seed=0)
+        folder.write(SUMMARY, b'{"recipe": "ri')
+        with pytest.raises(CheckpointError, match=r"summary\.json.*delete it, to go on from the newest checkpoint"):
+            claim(folder, RING, seed=0)
+        folder.remove(SUMMARY)
+        assert claim(folder, RING, seed=0) == {}
+
     @pytest.mark.parametrize(
         ("name", "text"),
         [
