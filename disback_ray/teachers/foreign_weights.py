@@ -21,8 +21,11 @@ def denoiser_with(build: Callable[[], Denoiser], weights: Mapping[str, Tensor]) 
     It is built without storage and nothing is drawn, so that a file's claims about its size cost no memory.
     Raises CheckpointError where a name or a shape is not the network's, or a weight is no number.
     """
-    with torch.device("meta"):
-        denoiser = build()
+    try:
+        with torch.device("meta"):
+            denoiser = build()
+    except RuntimeError:  # torch counts bytes without making any, and here to more than 2^63: an empty weight may be that wide
+        raise CheckpointError("its network would be larger than any memory: the widths in the file are wrong") from None
     expected = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if missing := sorted(expected.keys() - found.keys()):

@@ -110,7 +110,8 @@ def _read_row(stream: BinaryIO, budget: int) -> Any:
     tensors = _Tensors(budget)
     content = read_pickle(stream, tensors.constructors(), persistent=tensors.storage)
     keys = plain()
-    if not isinstance(keys, list) or sorted(keys) != sorted(tensors.flat):
+    # Texts before they are compared: two tuples of tuples, alike to the last, are compared in 2^depth steps that no Ctrl-C ends.
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(tensors.flat):
         raise ValueError("its storages are others than its tensors'")
     for key in keys:
         flat = tensors.flat[key]
@@ -121,7 +122,9 @@ def _read_row(stream: BinaryIO, budget: int) -> Any:
 
 
 def _fill(flat: Tensor, data: bytes) -> None:
-    flat.view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)  # ValueError where there are more or fewer
+    if len(data) != flat.nbytes:  # numpy would spread a single byte over all
+        raise ValueError("a storage of other bytes than its tensors'")
+    flat.view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
 
 
 class _Tensors:

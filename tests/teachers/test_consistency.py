@@ -158,3 +158,4 @@ def test_weights_that_do_not_fit_are_refused_by_name() -> None:
     refused(saved(weights | {name: weights[name][..., 0]}), says=name)
     refused(saved(weights), head_channels=24, says="24")
     refused(saved(weights | {name: weights[name] * float("nan")}), says=f"{name} has NaN or Inf")
+    refused(saved(weights | {"label_emb.weight": torch.zeros(1 << 62, 0)}), says="larger than any memory")
