@@ -10,7 +10,7 @@ from disback_ray.actors.company import Company
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Step
 from disback_ray.algorithms.noise import Batch, micro_batches
-from disback_ray.algorithms.path import Switch, plateau_switches
+from disback_ray.algorithms.path import Switch, leads_somewhere, plateau_switches
 from disback_ray.config import TeacherFile
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
@@ -87,20 +87,27 @@ class Rehearsal:
             self.follower.ask(self._apart(), lambda apart: self.summary.trial.update(before=apart))
         self.production.watch.stage("trying without a path", steps=total, start=start)
         self.books.open()
-        steps = islice(self._backtracking([Switch(0, 0)], start, stage), total - start)
-        last = self._follow(steps, after=self._after_trial)
-        if self.production.stop.is_set():
-            self._end(stage, last, total=total)
+        steps, done, helps = self._backtracking([Switch(0, 0)], start, stage), start, True
+        for mark in (mark for mark in (total // 2, total) if mark and mark >= start):
+            last = self._follow(islice(steps, mark - done), after=self._after_trial)
+            if self.production.stop.is_set():
+                self._end(stage, last, total=total)
+            done, helps = mark, self._leads_somewhere(mark)
+            if not helps:
+                break
         self.books.close(batch=self.recipe.batch)
-        self._decide(total)
+        self._decide(done, wanted=not helps)
 
-    def _decide(self, done: int) -> None:
-        """Undoes the trial where it led nowhere; else keeps it, for Algorithm 2 to go on from."""
+    def _leads_somewhere(self, done: int) -> bool:
         assert self.auto is not None
-        self.follower.ask(self._apart(), lambda apart: self.summary.trial.update(after=apart))
+        self.follower.ask(self._apart(), lambda apart: self.summary.trial.update(after=apart, steps=done))
         self.follower.finish()
         before, after = self.summary.trial["before"], self.summary.trial["after"]
-        wanted = not after <= self.auto.gain * before  # NaN, too
+        return leads_somewhere(before, after, gain=self.auto.gain, half_way=done < self.auto.trial)
+
+    def _decide(self, done: int, wanted: bool) -> None:
+        """Undoes the trial where it led nowhere; else keeps it, for Algorithm 2 to go on from."""
+        before, after = self.summary.trial["before"], self.summary.trial["after"]
         if wanted:
             self.company.wait(self.company.generator.rewind())
         else:

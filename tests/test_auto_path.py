@@ -58,17 +58,26 @@ def stages(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def test_a_trial_that_led_nowhere_leaves_no_trace(ring8: Path, tiny: Any, tmp_path: Path, killed: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    ("settings", "steps"), [([HELPS], 2), (["path={trial: 4, gain: 0.985}", QUICK], 4)], ids=["half way", "at its end"]
+)
+def test_a_trial_that_led_nowhere_leaves_no_trace(
+    ring8: Path, tiny: Any, tmp_path: Path, killed: Callable[..., None], settings: list[str], steps: int
+) -> None:
     """Undone, it is followed by the very run that the fixed path makes."""
-    out = tmp_path / "run"
-    killed(out, [("trying without a path", 3), ("recording", 2), ("backtracking", 2)], *PLAIN, HELPS)
-    found = tiny.run("ring8", out, *PLAIN, HELPS)
+    out, fixed = tmp_path / "run", ring8
+    if QUICK in settings:
+        fixed = tmp_path / "fixed"
+        tiny.run("ring8", fixed, *PLAIN, QUICK)
+    killed(out, [("trying without a path", steps - 1), ("recording", 2), ("backtracking", 2)], *PLAIN, *settings)
+    found = tiny.run("ring8", out, *PLAIN, *settings)
     rows = tiny.rows(out)
-    assert stages(rows)["trial"] == [(step, 0) for step in (1, 2, 3, 4)]
-    assert [row for row in rows if row["stage"] != "trial"] == tiny.rows(ring8)
-    fixed = tiny.summary(ring8)
-    assert (found.summary["digest"], found.summary["switches"]) == (fixed["digest"], fixed["switches"])
-    assert found.summary["trial"]["path"] is True
+    assert stages(rows)["trial"] == [(step, 0) for step in range(1, steps + 1)]
+    assert [row for row in rows if row["stage"] != "trial"] == tiny.rows(fixed)
+    kept = tiny.summary(fixed)
+    assert (found.summary["digest"], found.summary["switches"]) == (kept["digest"], kept["switches"])
+    trial = found.summary["trial"]
+    assert (trial["path"], trial["steps"]) == (True, steps)
     assert not list((out / "samples").glob("*")) if (out / "samples").exists() else True
 
 

@@ -108,7 +108,8 @@ class AutoPath(Frozen):
     """`path: auto`: nodes lie geometrically early (unless recording.at or every places them), and only where they help.
 
     trial: so many steps are made without a path first, 0 for none: then the path is always recorded. Where the samples' sliced distance
-    to the teacher's is after it still over `gain` of what it was, they are undone and the path is recorded; else there is none.
+    to the teacher's is after it still over `gain` of what it was, they are undone and the path is recorded; else there is none. Where it
+    has not fallen by a sixth of that half way, the trial ends there.
     switch: a node is left after steps_per_node steps (timer), or once the score difference to it no longer falls, and after so many
     steps at the latest (plateau).
     """

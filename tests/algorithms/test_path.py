@@ -1,5 +1,6 @@
 """When nodes are kept, and when the target moves: the paper's own numbers, and the plans that don't fit."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ from disback_ray.algorithms.path import (
     Switch,
     blend_at,
     geometric_marks,
+    leads_somewhere,
     node_marks,
     plateau_switches,
     switches,
@@ -142,3 +144,18 @@ def test_looks_while_the_target_is_blended_do_not_count() -> None:
     assert plateau_switches(looks, nodes=4, most=100, lag=2)[:3] == (Switch(0, 3), Switch(17, 2), Switch(32, 1))
     assert plateau_switches(looks, nodes=4, most=100, lag=2, blend=10)[:3] == (Switch(0, 3), Switch(17, 2), Switch(42, 1))
     assert plateau_switches(looks, nodes=4, most=10, lag=2, blend=10)[:3] == (Switch(0, 3), Switch(12, 2), Switch(27, 1))
+
+
+@pytest.mark.parametrize(
+    ("after", "half_way", "goes_on"),
+    [
+        (1.4, False, True),
+        (1.41, False, False),
+        (1.9, True, True),
+        (1.91, True, False),
+        (math.nan, True, False),
+        (math.nan, False, False),
+    ],
+)
+def test_a_trial_has_to_fall_to_seven_tenths_and_by_a_twentieth_half_way(after: float, half_way: bool, goes_on: bool) -> None:
+    assert leads_somewhere(2.0, after, gain=0.7, half_way=half_way) is goes_on
