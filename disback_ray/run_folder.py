@@ -297,7 +297,7 @@ class Summary:
     teacher_sha256: of the weights that the run is made with; empty until they are there.
     skipped: steps that changed nothing, for NaN or Inf, with the keys of their samples.
     losses: of roles that were made good; recoveries: how, the last hundred of them. devices: how busy each was while backtracking.
-    trial: of `path: auto`: its steps, how far the samples were from the teacher's before and after them, and whether the path was recorded then.
+    trial: of `path: auto`: its steps, how far the samples were from the teacher's before and after, and whether the path was recorded then.
     measured_by: of a run on images, what made its Fréchet distances.
     bounds: mismatch and spread of real data (without data, of the teacher's samples); alarms, verdict: see evaluation/.
     """
