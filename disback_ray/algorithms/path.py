@@ -10,7 +10,7 @@ from itertools import pairwise
 from disback_ray.errors import ConfigError
 
 PLATEAU_LOOKS, PLATEAU = 3, 0.9
-SLOW_START = 6
+SLOW_START = 10
 """What half a trial has to fall, as a part of what the whole has to: by benchmarks/auto_path.py, where distances fall slowly at first."""
 
 
@@ -105,7 +105,7 @@ def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int
 def leads_somewhere(before: float, after: float, *, gain: float, half_way: bool) -> bool:
     """Whether steps without a path bring the samples nearer to the teacher's. before, after: their distances; NaN leads nowhere.
 
-    At the end of such a trial it has to be `gain` of what it was; half way a sixth of that fall is enough to go on, since it begins slowly.
+    At the end of such a trial it has to be `gain` of what it was; half way a tenth of that fall is enough to go on, since it begins slowly.
     """
     return after <= (1 - (1 - gain) / SLOW_START if half_way else gain) * before
 

@@ -109,7 +109,7 @@ class AutoPath(Frozen):
 
     trial: so many steps are made without a path first, 0 for none: then the path is always recorded. Where the samples' sliced distance
     to the teacher's is after it still over `gain` of what it was, they are undone and the path is recorded; else there is none. Where it
-    has not fallen by a sixth of that half way, the trial ends there.
+    has not fallen by a tenth of that half way, the trial ends there.
     switch: a node is left after steps_per_node steps (timer), or once the score difference to it no longer falls, and after so many
     steps at the latest (plateau).
     """

@@ -151,11 +151,11 @@ def test_looks_while_the_target_is_blended_do_not_count() -> None:
     [
         (1.4, False, True),
         (1.41, False, False),
-        (1.9, True, True),
-        (1.91, True, False),
+        (1.94, True, True),
+        (1.95, True, False),
         (math.nan, True, False),
         (math.nan, False, False),
     ],
 )
-def test_a_trial_has_to_fall_to_seven_tenths_and_by_a_twentieth_half_way(after: float, half_way: bool, goes_on: bool) -> None:
+def test_a_trial_has_to_fall_to_seven_tenths_and_by_three_percent_half_way(after: float, half_way: bool, goes_on: bool) -> None:
     assert leads_somewhere(2.0, after, gain=0.7, half_way=half_way) is goes_on
