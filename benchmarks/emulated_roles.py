@@ -88,3 +88,8 @@ class FakeScore(Device):
     def fit(self, sample: Sample, *, update: int = 0) -> dict[str, float]:
         self._works(self.work.fit, sample.batch)
         return {}
+
+    def learn(self, *samples: Sample, step: int, update: int = 0) -> dict[str, float]:
+        for sample in samples:
+            self.fit(sample, update=update)
+        return self.commit(step, update=update)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def test_a_run_counts_its_bytes_and_writes_its_trace(tiny: Any, tmp_path: Path, 
     calls = [event for event in page["traceEvents"] if event["ph"] == "X"]
     names = {event["pid"]: event["args"]["name"] for event in page["traceEvents"] if event["name"] == "process_name"}
     assert set(names.values()) == {"driver", "teacher", "path_node", "fake_score", "generator", "evaluator"}
-    assert len([c for c in calls if (names[c["pid"]], c["name"]) == ("fake_score", "fit")]) == 2 * (8 + 12), "both stages"
+    learning = Counter(c["name"] for c in calls if names[c["pid"]] == "fake_score")
+    assert (learning["fit"], learning["learn"]) == (2 * 8, 12), "recording, call by call, and backtracking"
     proposed = [c for c in calls if (names[c["pid"]], c["name"]) == ("generator", "propose")]
     assert {c["args"]["bytes"] for c in proposed} == {16 * 2 * bytes_}
     assert page["otherData"]["bottleneck"] == devices["bottleneck"]

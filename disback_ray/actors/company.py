@@ -153,7 +153,7 @@ def hosted(
             for replica, label in enumerate(labels[name])
         }
     )
-    return {name: Replicas([proxies[label] for label in labels[name]]) for name in needed}, recovery
+    return {name: Replicas([proxies[label] for label in labels[name]], ranks=roles[name].ranks) for name in needed}, recovery
 
 
 def stand_by(roles: Mapping[str, RoleResources], placement: Placement) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from disback_ray.actors.calls import aside, looks, starts
 from disback_ray.actors.frozen_score import SCORE_TAG
+from disback_ray.actors.mishaps import told
 from disback_ray.actors.snapshot import Snapshot
 from disback_ray.actors.unlearnt import Unlearnt
 from disback_ray.algorithms import backtracking, degradation
@@ -259,6 +260,14 @@ class FakeScore:
             self.last = {"fake_loss": loss, "fake_grad_norm": made["grad_norm"]}
             self.loss = 0.0
         return self.last
+
+    def learn(self, *samples: Sample, step: int, update: int = 0) -> dict[str, float]:
+        """A fit of each of the samples, and the commit: a step's work in one call. Raises what they raise."""
+        for sample in samples:
+            with told("fake_score", "fit", [sample]):
+                self.fit(sample, update=update)
+        with told("fake_score", "commit", [step]):
+            return self.commit(step, update=update)
 
     def skip(self, step: int) -> dict[str, float]:
         """In place of a whole step: its versions pass, and no weights change. Raises VersionError."""

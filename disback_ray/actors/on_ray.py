@@ -92,10 +92,13 @@ def _kill(pid: int) -> None:
 
 
 class Replicas:
-    """The proxies of one role; several only where it is stateless: the least busy one scores, `load` and `prefetch` go to all."""
+    """The proxies of one role; several only where it is stateless: the least busy one scores, `load` and `prefetch` go to all.
 
-    def __init__(self, proxies: Sequence[Any]) -> None:
-        self.proxies = list(proxies)
+    ranks: so many processes play it together, each with its turns at the micro-batches.
+    """
+
+    def __init__(self, proxies: Sequence[Any], *, ranks: int = 1) -> None:
+        self.proxies, self.ranks = list(proxies), ranks
         self.asked: list[list[Any]] = [[] for _ in self.proxies]
         self.given = [0] * len(self.proxies)
 
@@ -110,6 +113,11 @@ class Replicas:
         score = self.proxies[idlest].score(sample, **which)
         self.asked[idlest].append(score)
         return score
+
+    def learn(self, *samples: Any, **which: Any) -> list[Any]:
+        """One call of each rank, with the samples that it has scored: their errors are heard from each."""
+        (proxy,) = self.proxies
+        return [proxy.learn(*samples[rank :: self.ranks], **which) for rank in range(self.ranks)]
 
     def prefetch(self, *args: Any, **kwargs: Any) -> list[Any]:
         return [proxy.prefetch(*args, **kwargs) for proxy in self.proxies]

@@ -38,12 +38,11 @@ def generator_step(
 
 
 def fake_score_step(cast: Cast, step: int, samples: Sequence[Later], *, updates: int) -> Results:
-    """s_φ learns a step's samples by Eq. (5), `updates` times, each on all of them with fresh t and ε."""
-    results: list[Later] = []
-    for update in range(updates):
-        results += [cast.fake_score.fit(sample, update=update) for sample in samples]
-        results.append(cast.fake_score.commit(step, update=update))
-    return tuple(results)
+    """s_φ learns a step's samples by Eq. (5), `updates` times, each on all of them with fresh t and ε.
+
+    In one call each time: it has scored them all by then, so that none is waited for, and a call over Ray costs the driver a millisecond.
+    """
+    return tuple(cast.fake_score.learn(*samples, step=step, update=update) for update in range(updates))
 
 
 def distribution_backtracking(

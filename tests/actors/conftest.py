@@ -204,6 +204,8 @@ def stage_of(tmp_path: Path) -> Callable[..., tuple[Cast, Recovery]]:
         proxies = recovery.seat(
             {label: (parts[name][0], partial(spawn, name, label)) for name, mine in labels.items() for label in mine}
         )
-        return Cast(**{name: Replicas([proxies[label] for label in mine]) for name, mine in labels.items()}), recovery
+        ranks = {name: 2 if groups and name in groups else 1 for name in labels}
+        made = {name: Replicas([proxies[label] for label in mine], ranks=ranks[name]) for name, mine in labels.items()}
+        return Cast(**made), recovery
 
     return stage

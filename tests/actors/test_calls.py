@@ -115,7 +115,7 @@ def test_what_is_not_marked_is_taken_to_change_its_role() -> None:
 @pytest.mark.parametrize(
     ("role", "changing"),
     [
-        (FakeScore, {"score", "difference", "fit", "commit", "skip"}),
+        (FakeScore, {"score", "difference", "fit", "commit", "learn", "skip"}),
         (Generator, {"propose", "descend", "commit", "skip"}),
         (FrozenTeacher, set()),
         (PathNode, set()),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from disback_ray.actors import mishaps
 from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.losses import denoising_loss, score_difference, score_of
@@ -172,6 +173,36 @@ def test_nothing_is_learnt_from_what_is_not_finite(troupe: Any) -> None:
     with pytest.raises(NonFiniteError, match="the fake score's loss is nan at backtracking step 0"):
         cast.fake_score.fit(sample)
     assert cast.fake_score.digest() == before
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_learning_is_a_fit_of_each_sample_and_the_commit(troupe: Any, updates: int) -> None:
+    troupe = troupe.but(micro_batches=2, fake_updates=updates)
+    ends, told = [], []
+    for together in (True, False):
+        cast, first = opened(troupe)
+        samples = [first, cast.generator.propose(troupe.batches(backtracking.STAGE, 0)[1])]
+        for update in range(updates):
+            if together:
+                told.append(cast.fake_score.learn(*samples, step=0, update=update))
+                continue
+            for sample in samples:
+                cast.fake_score.fit(sample, update=update)
+            told.append(cast.fake_score.commit(0, update=update))
+        ends.append(cast.fake_score.digest())
+    assert ends[0] == ends[1]
+    assert told[:updates] == told[updates:]
+
+
+def test_nan_among_several_samples_brings_the_keys_of_its_own(troupe: Any) -> None:
+    troupe = troupe.but(micro_batches=2)
+    cast, first = opened(troupe)
+    second = cast.generator.propose(troupe.batches(backtracking.STAGE, 0)[1])
+    bad = replace(second, x0=second.x0 * torch.nan)
+    with pytest.raises(NonFiniteError, match="loss is nan") as raised, mishaps.told("fake_score", "learn", [first, bad]):
+        cast.fake_score.learn(first, bad, step=0)
+    where = {"seed": 6, "stage": "backtracking", "step": 0, "first": 6, "size": 6}
+    assert raised.value.keys == {"role": "fake_score", "method": "fit", **where}
 
 
 def test_a_step_is_committed_once_and_whole(troupe: Any) -> None:

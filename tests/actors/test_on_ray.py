@@ -60,7 +60,7 @@ def test_over_actors_with_replicas_and_micro_batches_the_driver_sees_no_tensor(
     assert not list(tensors(seen))
     for name, times in {
         "teacher.score": 8, "path_node.score": 16 + 8, "fake_score.score": 24, "fake_score.difference": 24, "generator.descend": 24,
-        "fake_score.fit": 40, "evaluator.measure": 8, "evaluator.picture": 5,
+        "fake_score.fit": 16, "fake_score.learn": 12, "evaluator.measure": 8, "evaluator.picture": 5,
     }.items():  # fmt: skip
         assert len(called[name]) == times, name
         for _, *args in called[name]:

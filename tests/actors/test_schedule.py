@@ -20,7 +20,7 @@ def slowed(role: Any) -> Any:
 
     class Slow(role):  # type: ignore[misc]  # in here, it travels by value: the workers can't import this file
         def __getattribute__(self, name: str) -> Any:
-            if name in ("propose", "descend", "score", "difference", "fit", "commit"):
+            if name in ("propose", "descend", "score", "difference", "learn", "commit"):
                 time.sleep(random.random() * 0.008)
             return super().__getattribute__(name)
 
@@ -76,6 +76,17 @@ class Scorer:
     def score(self, sample: int) -> Any:
         self.asked.append(sample)
         return SimpleNamespace(note=sample)
+
+
+class Learner:
+    """A role of several ranks that notes what it is asked for."""
+
+    def learn(self, *samples: int, step: int) -> tuple[int, ...]:
+        return (*samples, step)
+
+
+def test_each_rank_learns_the_micro_batches_that_it_has_scored() -> None:
+    assert Replicas([Learner()], ranks=2).learn(0, 1, 2, 3, step=7) == [(0, 2, 7), (1, 3, 7)]
 
 
 def test_the_least_busy_replica_scores(monkeypatch: pytest.MonkeyPatch) -> None:

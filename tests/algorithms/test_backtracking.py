@@ -37,8 +37,7 @@ def test_one_step_of_both_players(notes: Any) -> None:
     changes = [
         ("path_node.load", 2),
         *(("generator.descend", field) for field in fields), ("generator.commit", 0), ("path_node.prefetch", 1),
-        *(("fake_score.fit", x, ("update", 0)) for x in x0), ("fake_score.commit", 0, ("update", 0)),
-        *(("fake_score.fit", x, ("update", 1)) for x in x0), ("fake_score.commit", 0, ("update", 1)),
+        *(("fake_score.learn", *x0, ("step", 0), ("update", update)) for update in (0, 1)),
     ]  # fmt: skip
     by_part = [call for pair in zip(current, fields, strict=True) for call in pair]
     assert notes.calls == [changes[0], *x0, *wanted, *by_part, *changes[1:]]
@@ -144,13 +143,17 @@ def test_a_step_is_submitted_only_when_it_is_asked_for(notes: Any) -> None:
 
 
 def learnt(calls: list[Any]) -> list[tuple[int, int]]:
-    """(how many scores s_φ had given, which step's samples it then learnt), for each of its commits."""
+    """(how many scores s_φ had given, which step's samples it then learnt), for each of its updates."""
     found, scores = [], 0
     for call in calls:
         scores += call[0] == "fake_score.score"
-        if call[0] == "fake_score.commit":
-            found.append((scores // 2, call[1]))  # two micro-batches
+        if call[0] == "fake_score.learn":
+            found.append((scores // 2, dict(call[-2:])["step"]))  # two micro-batches
     return found
+
+
+def learnt_samples(calls: list[Any]) -> list[Any]:
+    return [sample for call in calls if call[0] == "fake_score.learn" for sample in call[1:-2]]
 
 
 def test_with_staleness_the_fits_trail_the_scores_and_catch_up_at_the_end(notes: Any) -> None:
@@ -159,8 +162,9 @@ def test_with_staleness_the_fits_trail_the_scores_and_catch_up_at_the_end(notes:
     notes.calls.clear()
     play(notes, staleness=2)
     assert learnt(notes.calls) == [(3, 0), (4, 1), (5, 2), (5, 3), (5, 4)]
-    fits = [call[1] for call in notes.calls if call[0] == "fake_score.fit"]
-    assert fits == [("generator.propose", batch) for step in range(5) for batch in batches_of("backtracking", step)]
+    assert learnt_samples(notes.calls) == [
+        ("generator.propose", batch) for step in range(5) for batch in batches_of("backtracking", step)
+    ]
 
 
 def test_with_staleness_it_goes_on_with_what_the_checkpoint_s_fake_score_has_not_learnt(notes: Any) -> None:
@@ -168,7 +172,7 @@ def test_with_staleness_it_goes_on_with_what_the_checkpoint_s_fake_score_has_not
     kept = [("fake_score.unlearnt", batch) for step in (1, 2) for batch in batches_of("backtracking", step)]
     assert notes.calls[:4] == kept
     assert learnt(notes.calls) == [(1, 1), (2, 2), (2, 3), (2, 4)]
-    assert [call[1] for call in notes.calls if call[0] == "fake_score.fit"][:4] == kept
+    assert learnt_samples(notes.calls)[:4] == kept
     notes.calls.clear()
     play(notes, staleness=2, start=5)
     assert notes.calls == [], "a stage that is over asks for nothing"

@@ -12,7 +12,7 @@ from disback_ray.algorithms.path import switches
 
 WORK = {
     "generator.propose": 100, "generator.descend": 200, "generator.commit": 10,
-    "teacher.score": 100, "fake_score.score": 100, "fake_score.difference": 0, "fake_score.fit": 300, "fake_score.commit": 10,
+    "teacher.score": 100, "fake_score.score": 100, "fake_score.difference": 0, "fake_score.learn": 310,
 }  # fmt: skip
 """Milliseconds of each role's work in a step, before it is cut into micro-batches."""
 
@@ -38,7 +38,7 @@ class Worker:
     def __getattr__(self, method: str) -> Any:
         def call(*args: Any, **named: Any) -> Ready:
             whole = self.work[f"{self.name}.{method}"]
-            spent = whole if method == "commit" else whole / self.parts
+            spent = whole if method in ("commit", "learn") else whole / self.parts
             began = max([self.free, *(arg.at for arg in args if isinstance(arg, Ready))])
             self.free = began + spent
             self.busy += spent
@@ -67,21 +67,20 @@ def played(parts: int, *, steps: int = 12, work: dict[str, float] = WORK, **opti
 def test_a_step_takes_no_longer_than_the_busiest_role_s_work(parts: int) -> None:
     cast, step = played(parts)
     assert step == pytest.approx(410)
-    fits, descents, proposals = (spans[2 * parts : 3 * parts] for spans in (
-        cast.fake_score.spans["fit"], cast.generator.spans["descend"], cast.generator.spans["propose"]
-    ))  # fmt: skip
-    assert fits[0][0] < descents[-1][1], "s_φ learns while the generator goes backward"
+    learning = cast.fake_score.spans["learn"][2]
+    descents, proposals = (cast.generator.spans[method][2 * parts : 3 * parts] for method in ("descend", "propose"))
+    assert learning[0] < descents[-1][1], "s_φ learns while the generator goes backward"
     if parts > 1:
         scores = cast.fake_score.spans["score"][2 * parts : 3 * parts]
         assert descents[0][0] < scores[-1][1], "the generator goes backward before the last score is taken"
-    assert cast.generator.spans["propose"][3 * parts][0] < fits[-1][1], "its next forward pass doesn't wait for s_φ to learn"
+    assert cast.generator.spans["propose"][3 * parts][0] < learning[1], "its next forward pass doesn't wait for s_φ to learn"
     assert proposals[-1][1] <= descents[0][0], "forward passes first: each field waits for its own alone"
 
 
 @pytest.mark.parametrize(("busiest", "expected"), [("teacher.score", 450), ("generator.descend", 560)])
 def test_whichever_role_is_the_busiest_it_never_waits(busiest: str, expected: float) -> None:
     """A target that is slower than all else needs micro-batches to keep it busy while the generator descends."""
-    work = WORK | {busiest: 450, "fake_score.fit": 100}
+    work = WORK | {busiest: 450, "fake_score.learn": 110}
     _, step = played(4, work=work)
     waits = {"teacher.score": 450 + 25 + 50 + 10, "generator.descend": 450 + 100 + 10}[busiest]
     assert expected <= step <= waits + 1e-6
@@ -89,7 +88,7 @@ def test_whichever_role_is_the_busiest_it_never_waits(busiest: str, expected: fl
 
 def test_a_fused_forward_pass_takes_a_quarter_off_the_busiest_role() -> None:
     """Its forward pass is a third of a fit: the score's pass is the fit's as well."""
-    _, step = played(4, work=WORK | {"fake_score.fit": 200})
+    _, step = played(4, work=WORK | {"fake_score.learn": 210})
     assert step == pytest.approx(310)
 
 
