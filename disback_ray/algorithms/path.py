@@ -10,6 +10,7 @@ from itertools import pairwise
 from disback_ray.errors import ConfigError
 
 PLATEAU_LOOKS, PLATEAU = 3, 0.9
+MOST_NODES = 10_000
 SLOW_START = 10
 """What half a trial has to fall, as a part of what the whole has to: by benchmarks/auto_path.py, where distances fall slowly at first."""
 
@@ -36,6 +37,8 @@ def node_marks(steps: int, *, every: int | None, at: Sequence[int] | None) -> tu
     `at` names them; `every` takes each multiple. Both miss a last part that doesn't reach a mark: the last node has to be the end.
     Raises ConfigError where the nodes don't fit the steps.
     """
+    if at is None and every and steps // every > MOST_NODES:
+        raise ConfigError(f"recording.every: a node every {every} of {steps} steps: more than {MOST_NODES:,} nodes: raise every")
     marks = tuple(at) if at is not None else tuple(range(every or steps, steps + 1, every or steps)) if steps else ()
     if list(marks) != sorted(set(marks)) or (marks and marks[0] < 1):
         raise ConfigError(f"recording.at: {list(marks)} must rise from at least 1")
