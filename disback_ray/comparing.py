@@ -6,7 +6,7 @@ import io
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -115,17 +115,20 @@ def results(found: Outcome, goals: Sequence[Goal] = ()) -> list[Result]:
             goal = next((g.speedup for g in goals if (g.arm, g.level) == (arm, level)), None)
             if arm != "baseline" and (goal is not None or reached.speedup is not None):
                 name = f"{arm}, times faster than baseline to {found.figure} {level:g}"
-                rows.append(measured(name, reached.speedup or 0.0, "×", at_least=goal))
+                if len(reached.speedups) < len(found.seeds):
+                    name += f" ({len(reached.speedups)} of {len(found.seeds)} pairs)"
+                row = measured(name, reached.speedup or 0.0, "×", at_least=goal)
+                rows.append(row if goal is None else replace(row, met=reached.meets(goal)))
     return rows
 
 
 def lines(found: Outcome) -> list[str]:
     """The outcome for a terminal."""
-    head = f"{'':10}" + "".join(f"{f'to {level:g}':>30}" for level in found.levels)
+    head = f"{'':10}" + "".join(f"{f'to {level:g}':>38}" for level in found.levels)
     rows = [f"charged steps to a {found.figure.replace('_', ' ')} of …: median (fewest – most) × faster than baseline", head]
     for arm in found.arms:
         cells = [_cell(found, arm, level) for level in found.levels]
-        rows.append(f"{arm:10}" + "".join(f"{cell:>30}" for cell in cells))
+        rows.append(f"{arm:10}" + "".join(f"{cell:>38}" for cell in cells))
     return [*rows, f"a step of recording is charged at {found.cost:.2f} of a generator's, as measured"]
 
 
@@ -137,6 +140,8 @@ def _cell(found: Outcome, arm: str, level: float) -> str:
     finite = [step for step in reached.steps if step < NEVER]
     middle = f"{reached.median:.0f}" if reached.median < NEVER else "–"
     faster = "" if arm == "baseline" or reached.speedup is None else f" {reached.speedup:.2f}×"
+    if faster and len(reached.speedups) < len(reached.steps):
+        faster += f", {len(reached.speedups)} of {len(reached.steps)}"
     return f"{middle} ({min(finite):.0f} – {max(finite):.0f}{never}){faster}"
 
 
@@ -174,7 +179,7 @@ def goals_met(found: Outcome, goals: Sequence[Goal]) -> list[tuple[str, bool]]:
     return [
         (
             f"{goal.arm} ≥ {goal.speedup:g} × to {goal.level:g}",
-            (found.at(goal.arm, goal.level).speedup or 0.0) >= goal.speedup,
+            found.at(goal.arm, goal.level).meets(goal.speedup),
         )
         for goal in goals
     ]

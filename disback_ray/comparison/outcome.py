@@ -43,7 +43,12 @@ class Reached:
 
     @property
     def speedup(self) -> float | None:
+        """Of the pairs of which at least one came there."""
         return statistics.median(self.speedups) if self.speedups else None
+
+    def meets(self, goal: float) -> bool:
+        """Whether it is so many times faster, and more than half of its runs come there: a few pairs don't speak for the rest."""
+        return self.median < NEVER and (self.speedup or 0.0) >= goal
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Extracts(Protocol):
 
 @dataclass(frozen=True)
 class Statistics:
-    """kind: None where the file doesn't tell what made it; features: of the first samples, float32 [M, D], None if not kept."""
+    """kind: None where the file doesn't tell what made it; features: of some samples, float32 [M, D], None if not kept."""
 
     gaussian: Gaussian
     kind: FeatureKind | None
@@ -48,7 +48,10 @@ class Statistics:
 
 @dataclass
 class Tally:
-    """Gathers statistics part by part, in memory for one part and the features that are kept. kind: its dimensions are filled in."""
+    """Gathers statistics part by part, in memory for one part and the features that are kept. kind: its dimensions are filled in.
+
+    keep: of so many samples the features are kept, of all of them as likely: a folder's first ones may be of one class alone.
+    """
 
     kind: FeatureKind
     keep: int = KEPT_FEATURES
@@ -57,15 +60,28 @@ class Tally:
         self.moments = Moments()
         self.parts: list[np.ndarray] = []
         self.sizes: set[tuple[int, int]] = set()
+        self._random = np.random.default_rng(0)
 
     def add(self, features: np.ndarray, sizes: Iterable[tuple[int, int]]) -> None:
         """features: real [B, D]; sizes: the images' heights and widths. Raises ConfigError, NonFiniteError."""
         self.moments.add(features)
         self.kind = replace(self.kind, dimensions=features.shape[1])
-        kept = sum(len(part) for part in self.parts)
-        if kept < self.keep:
-            self.parts.append(np.asarray(features[: self.keep - kept], np.float32))
+        self._keep(features)
         self.sizes.update(sizes)
+
+    def _keep(self, features: np.ndarray) -> None:
+        """A uniform draw of all rows so far: Algorithm R (Vitter 1985), whatever the parts' sizes."""
+        room = max(0, self.keep - sum(len(part) for part in self.parts))
+        if len(features[:room]):
+            self.parts.append(np.array(features[:room], np.float32))
+        later = features[room:]
+        if not len(later) or not self.keep:
+            return
+        self.parts = [np.concatenate(self.parts)] if len(self.parts) > 1 else self.parts
+        numbers = np.arange(self.moments.count - len(later), self.moments.count)
+        for row, place in zip(later, (self._random.random(len(later)) * (numbers + 1)).astype(int), strict=True):
+            if place < self.keep:
+                self.parts[0][place] = row
 
     @property
     def resolution(self) -> tuple[int, int] | None:

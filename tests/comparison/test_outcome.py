@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from disback_ray.comparing import Goal, goals_met, results
 from disback_ray.comparison.arms import chosen
 from disback_ray.comparison.curves import Curve, curve_of, recording_cost
 from disback_ray.comparison.outcome import NEVER, default_levels, outcome
@@ -80,3 +81,17 @@ def test_the_page_says_who_was_faster_and_escapes() -> None:
     assert page.count("<svg") == 2
     assert "2 of 2 never" in page
     assert "missed" in page
+
+
+def test_a_goal_is_not_met_by_the_one_run_that_came_there() -> None:
+    """No baseline comes to .5, and one of five of the path's runs does: its pair alone would say 'three times faster'."""
+    curves = [curve("baseline", seed, (4, 3, 2, 1)) for seed in range(5)]
+    curves += [curve("warm", seed, (4, 0.4, 0.4, 0.4) if seed == 0 else (4, 4, 4, 4)) for seed in range(5)]
+    found = outcome(curves, arms=("baseline", "warm"), levels=(0.5,))
+    assert found.at("warm", 0.5).speedup == 3
+    (row,) = results(found, [Goal("warm", 0.5, 2.0)])
+    assert (row.value, row.met) == (3, False)
+    assert row.name.endswith("(1 of 5 pairs)")
+    assert goals_met(found, [Goal("warm", 0.5, 2.0)]) == [("warm ≥ 2 × to 0.5", False)]
+    curves = [c if c.arm == "baseline" or c.seed > 2 else curve("warm", c.seed, (4, 0.4, 0.4, 0.4)) for c in curves]
+    assert outcome(curves, arms=("baseline", "warm"), levels=(0.5,)).at("warm", 0.5).meets(2.0), "three of five"

@@ -163,3 +163,19 @@ def test_memory_is_that_of_a_part_and_what_is_kept(pictures: Callable[..., list[
     with pytest.raises(NonFiniteError):
         mixed.add(np.full((1, 4), np.nan), [(8, 8)])
     assert isinstance(found.gaussian, Gaussian)
+
+
+def test_the_features_that_are_kept_are_of_all_samples() -> None:
+    """Of a folder in the order of its classes the first ones would be of one class, and the kernel distance to itself far from 0."""
+    features = np.repeat(np.arange(10.0), 300)[:, None] + np.random.default_rng(0).normal(size=(3000, 4)) / 10
+    made = []
+    for size in (64, 1000):
+        found = Tally(KIND, 500)
+        for start in range(0, 3000, size):
+            found.add(features[start : start + size], [(8, 8)])
+        made.append(found.statistics("x", "0" * 64).features)
+    assert made[0] is not None
+    assert np.array_equal(made[0], np.asarray(made[1])), "whatever the parts"
+    assert len(np.unique(made[0], axis=0)) == 500
+    shares = np.bincount(made[0][:, 0].round().clip(0, 9).astype(int), minlength=10)
+    assert 25 < shares.min() <= shares.max() < 75, "50 are due, with a standard deviation of 6"
