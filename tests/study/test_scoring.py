@@ -21,6 +21,8 @@ def test_sides_are_read_through_the_key() -> None:
     found = score(KEY, {"x": saved("left", "right", "tie", "left")})
     assert (found.wins, found.ties, found.people) == ((2, 1), 1, 1)
     assert found.share == pytest.approx(2 / 3)
+    assert score(KEY, {"x": saved("left", "right", "left", "right")}).wins == (4, 0)
+    assert score(KEY, {"x": saved("right", "left", "right", "left")}).wins == (0, 4)
 
 
 def test_the_interval_is_wilson_s_and_the_test_is_exact() -> None:
