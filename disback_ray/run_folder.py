@@ -6,25 +6,27 @@ import io
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from disback_ray import limited_yaml
+from disback_ray.algorithms import backtracking, degradation
 from disback_ray.config import ClusterConfig, Recipe, is_resolved
 from disback_ray.config.complaints import shown
 from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.evaluation.looks import SIGMAS
 from disback_ray.limited_yaml import NotYaml
-from disback_ray.run_lock import LOCK
+from disback_ray.run_lock import LOCK, refuse_if_held
 from disback_ray.storage import DAMAGED_ARROW, Folder
 from disback_ray.teachers.saved import is_saved, proof_of
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
+DAMAGED_METRICS = "metrics.damaged.parquet"
 KEPT_RECOVERIES = 100
 FLUSH_SECONDS = 5.0
 TRAINED = ("fake_loss", "fake_grad_norm", "field_norm", "generator_grad_norm")
@@ -39,6 +41,7 @@ class Checkpoint:
     """A point to go on from: after `step` steps of `stage`. files: {role: proof of its file}.
 
     gaps: (steps done, how far s_φ then was from the target), which decide when `path.switch: plateau` leaves a node.
+    texts: the run's config.yaml and summary.json as they were then.
     """
 
     folder: Folder
@@ -46,6 +49,33 @@ class Checkpoint:
     step: int
     files: dict[str, dict[str, Any]]
     gaps: tuple[tuple[int, float], ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+def mend(folder: Folder, *, say: Callable[[str], None]) -> None:
+    """Writes config.yaml and summary.json again as the newest whole checkpoint has them, where they are gone or damaged.
+
+    Without a checkpoint all stays as it is. Raises RunFolderError where another driver has the folder.
+    """
+    broken = [name for name, read in ((CONFIG, _config), (SUMMARY, read_summary)) if not _reads(folder, name, read)]
+    if not broken or not folder.has(CHECKPOINTS):
+        return
+    stages = (backtracking.STAGE, degradation.STAGE, backtracking.TRIAL)
+    found = next((found for stage in stages if (found := newest_checkpoint(folder, stage))), None)
+    if found is None:
+        return
+    refuse_if_held(folder)
+    for name in (name for name in broken if name in found.texts):
+        what = "damaged" if folder.has(name) else "gone"
+        folder.write(name, found.texts[name].encode())
+        say(f"{folder.uri}/{name} was {what}: it is again as of checkpoint {checkpoint_name(found.stage, found.step)}")
+
+
+def _reads(folder: Folder, name: str, read: Callable[[Folder], Any]) -> bool:
+    try:
+        return folder.has(name) and read(folder) is not None
+    except CheckpointError:
+        return False
 
 
 def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None:
@@ -158,8 +188,12 @@ def write_config(folder: Folder, recipe: Recipe, cluster: ClusterConfig, *, seed
 def save_checkpoint(
     folder: Folder, stage: str, step: int, files: dict[str, dict[str, Any]], *, gaps: Sequence[tuple[int, float]] = ()
 ) -> None:
-    """Makes the files that the roles have written, and read back, a checkpoint: by its manifest, which has its own SHA-256 in it."""
-    said = {"stage": stage, "step": step, "files": files, "gaps": [list(gap) for gap in gaps]}
+    """Makes the files that the roles have written, and read back, a checkpoint: by its manifest, which has its own SHA-256 in it.
+
+    The manifest has the run's config.yaml and summary.json in it as they are now: see mend().
+    """
+    texts = {name: folder.read(name).decode("utf-8", "replace") for name in (CONFIG, SUMMARY) if folder.has(name)}
+    said = {"stage": stage, "step": step, "files": files, "gaps": [list(gap) for gap in gaps], "texts": texts}
     (folder / CHECKPOINTS / checkpoint_name(stage, step)).write_json(MANIFEST, said | {"sha256": _sum(said)})
 
 
@@ -212,7 +246,8 @@ def _whole(found: Folder, name: str) -> Checkpoint:
         if checkpoint_name(manifest["stage"], manifest["step"]) != name:
             raise CheckpointError(f"{found.uri}/{MANIFEST} is of another checkpoint, {manifest['stage']} step {manifest['step']}")
         gaps = tuple((int(done), float(gap)) for done, gap in manifest["gaps"])
-        whole = Checkpoint(found, manifest["stage"], manifest["step"], manifest["files"], gaps)
+        texts = {str(name): str(text) for name, text in manifest.get("texts", {}).items()}
+        whole = Checkpoint(found, manifest["stage"], manifest["step"], manifest["files"], gaps, texts)
         for proof in whole.files.values():
             found.verify(proof)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -236,12 +271,23 @@ class Metrics:
         self.cost = 0.0
         if folder.has(METRICS):
             try:
-                self.rows = pq.read_table(io.BytesIO(folder.read(METRICS))).to_pylist()
+                self.rows = pq.read_table(io.BytesIO(folder.read(METRICS)), page_checksum_verification=True).to_pylist()
                 if self.rows and not {"stage", "step", "seconds"} <= self.rows[0].keys():
                     raise pa.ArrowInvalid("its columns are not a run's")
             except DAMAGED_ARROW as error:
                 reason = str(error).splitlines()[0]
-                raise CheckpointError(f"{folder.uri}/{METRICS} is damaged: {reason}: delete it to go on without it") from None
+                raise CheckpointError(f"{folder.uri}/{METRICS} is damaged: {reason}") from None
+
+    @classmethod
+    def of_run(cls, folder: Folder, *, say: Callable[[str], None]) -> Self:
+        """The same for a run that goes on: a damaged file is set aside, and its rows are missed."""
+        try:
+            return cls(folder)
+        except CheckpointError as error:
+            folder.write(DAMAGED_METRICS, folder.read(METRICS))
+            folder.remove(METRICS)
+            say(f"{error}: it is {DAMAGED_METRICS} now, and the run goes on without its rows")
+            return cls(folder)
 
     def forget_after(self, stage: str, step: int, *, order: Sequence[str]) -> None:
         """Drops rows of steps that will be made again: those of `stage` after `step`, and of later stages."""
@@ -273,7 +319,7 @@ class Metrics:
     def flush(self) -> None:
         start = time.monotonic()
         sink = io.BytesIO()
-        pq.write_table(self.table(), sink)
+        pq.write_table(self.table(), sink, write_page_checksum=True)
         self.folder.write(METRICS, sink.getvalue())
         self.flushed = time.monotonic()
         self.cost = self.flushed - start

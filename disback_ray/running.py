@@ -1,7 +1,7 @@
 """The page: place the cast → teacher → record → backtrack → evaluate → save."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,7 @@ from disback_ray.run_folder import (
     check_teacher,
     claim,
     is_run,
+    mend,
     placement_of,
     read_summary,
     versions,
@@ -89,8 +90,11 @@ def run(
     plan = load_recipe(str(name), overrides=changes)
     check_agreement(plan, places_on)
     folder = Folder.at(out) if out else storage / plan.name
-    done = _open(folder, plan, seed=seed, fresh=fresh)
+    mended: list[str] = []
+    done = _open(folder, plan, seed=seed, fresh=fresh, say=mended.append)
     with OnConsole() if progress else contextlib.nullcontext(Silent()) as watch, interruptible(watch.interject) as stop:
+        for line in mended:
+            watch.say(line)
         if done is not None:
             watch.say(f"{folder.uri} holds this run, complete: nothing to do (--fresh runs it anew, --out elsewhere)")
             return done
@@ -100,8 +104,9 @@ def run(
         )  # fmt: skip
 
 
-def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool) -> RunResult | None:
+def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool, say: Callable[[str], None]) -> RunResult | None:
     """The folder's run, where it is this one and complete. Raises RunFolderError where the folder is something else's."""
+    mend(folder, say=say)
     if fresh:
         if set(folder.names()) - {LOCK} and not is_run(folder):
             raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: --fresh doesn't delete it")
@@ -148,7 +153,7 @@ def _produce(
             lock.renew()
         folder.tidy()
         write_config(folder, written, cluster, seed=seed)
-        summary, metrics = _summary(folder, recipe, seed), Metrics(folder)
+        summary, metrics = _summary(folder, recipe, seed), Metrics.of_run(folder, say=watch.say)
         production = Production(
             recipe,
             seed,

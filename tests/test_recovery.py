@@ -219,7 +219,37 @@ def test_a_full_disk_is_one_line_and_costs_nothing(tiny: Any, ring8: Path, comma
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("name", ["path/node-2.safetensors", "path/node-2.json", "metrics.parquet", "summary.json"])
+@pytest.mark.parametrize("damage", ["cut off", "gone"])
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.parquet"])
+def test_what_a_checkpoint_has_too_is_written_again(
+    tiny: Any, command: Command, ring8: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(ring8, out)
+    shutil.rmtree(out / "checkpoints/backtracking-00000012")
+    (out / "summary.json").write_text(json.dumps(tiny.summary(out) | {"status": "running"}))
+    whole = (out / name).read_bytes()
+    (out / name).write_bytes(whole[: len(whole) // 2]) if damage == "cut off" else (out / name).unlink()
+    said = command(*tiny.arguments("ring8", out, "--in-process"))
+    assert said.status == 0
+    assert tiny.summary(out)["digest"] == tiny.summary(ring8)["digest"]
+    if name != "metrics.parquet":
+        tiny.assert_equal(out, ring8, pictures=False)
+        assert f"{out}/{name} was {'damaged' if damage == 'cut off' else 'gone'}: it is again as of checkpoint" in said.err
+    elif damage == "cut off":
+        assert f"{out}/{name} is damaged" in said.err
+        assert (out / "metrics.damaged.parquet").read_bytes() == whole[: len(whole) // 2]
+
+
+def test_a_config_of_another_run_is_known_by_its_checkpoints(tiny: Any, command: Command, ring8: Path, tmp_path: Path) -> None:
+    shutil.copytree(ring8, tmp_path / "run")
+    (tmp_path / "run/config.yaml").unlink()
+    said = command(*tiny.arguments("ring8", tmp_path / "run", "--in-process", "--set", "batch=16"))
+    assert said.status == 2
+    assert "belongs to another run (batch: 32 there, 16 here)" in said.err
+
+
+@pytest.mark.parametrize("name", ["path/node-2.safetensors", "path/node-2.json", "summary.json"])
 def test_a_damaged_file_is_named(tiny: Any, command: Command, ring8: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "run"
     shutil.copytree(ring8, out)

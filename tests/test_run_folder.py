@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import struct
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.run_folder import (
     CHECKPOINTS,
     CONFIG,
+    DAMAGED_METRICS,
     METRICS,
     SUMMARY,
     Metrics,
@@ -27,11 +29,12 @@ from disback_ray.run_folder import (
     claim,
     drop_checkpoints,
     is_run,
+    mend,
     newest_checkpoint,
     save_checkpoint,
     write_config,
 )
-from disback_ray.run_lock import LOCK
+from disback_ray.run_lock import LOCK, locked
 from disback_ray.storage import Folder
 
 RING = load_recipe("ring8")
@@ -96,6 +99,22 @@ class TestClaim:
     def test_another_cluster_may_go_on(self, folder: Folder) -> None:
         write_config(folder, RING, ClusterConfig(), seed=0)
         write_config(folder, RING, ClusterConfig(address="auto"), seed=0)
+        assert claim(folder, RING, seed=0) == {}
+
+    def test_nothing_is_mended_under_a_driver_that_has_the_folder(self, folder: Folder) -> None:
+        write_config(folder, RING, ClusterConfig(), seed=0)
+        save_checkpoint(
+            folder,
+            "recording",
+            5,
+            {"fake_score": (folder / "checkpoints" / "recording-00000005").write_tensors("f.safetensors", {})},
+        )
+        folder.remove(CONFIG)
+        heard: list[str] = []
+        with locked(folder), pytest.raises(RunFolderError, match="in use by another run"):
+            mend(folder, say=heard.append)
+        mend(folder, say=heard.append)
+        assert [line.split(" was ")[1] for line in heard] == ["gone: it is again as of checkpoint recording-00000005"]
         assert claim(folder, RING, seed=0) == {}
 
     def test_a_torn_summary_is_refused_with_a_way_out(self, folder: Folder) -> None:
@@ -306,10 +325,24 @@ class TestMetrics:
         metrics.add(row("recording", 3))
         assert Metrics(folder).table().num_rows == 2
 
+    def test_a_bit_of_a_row_that_is_another_is_found(self, folder: Folder) -> None:
+        metrics = Metrics(folder)
+        metrics.add({"stage": "recording", "step": 1, "node": 0, "seconds": 1.0, "fake_loss": 0.7254901960784313})
+        metrics.flush()
+        whole = folder.read(METRICS)
+        at = whole.index(struct.pack("<d", 0.7254901960784313))  # the first: of the page; the statistics have it as well
+        folder.write(METRICS, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError, match="is damaged"):
+            Metrics(folder)
+        heard: list[str] = []
+        assert Metrics.of_run(folder, say=heard.append).rows == []
+        assert folder.names() == [DAMAGED_METRICS]
+        assert len(heard) == 1
+
     @pytest.mark.parametrize("data", [b"", b"PAR1", b"no parquet at all", not_utf_8()])
     def test_a_damaged_file_is_refused_in_one_line(self, folder: Folder, data: bytes) -> None:
         folder.write(METRICS, data)
-        with pytest.raises(CheckpointError, match=f"{METRICS} is damaged: .*delete it") as refused:
+        with pytest.raises(CheckpointError, match=f"{METRICS} is damaged: ") as refused:
             Metrics(folder)
         assert "\n" not in str(refused.value)
 

@@ -13,6 +13,8 @@ from disback_ray.networks.preconditioning import ConsistencyPrecond
 from disback_ray.teachers.foreign_weights import FLOATS, denoiser_with, precision_of
 from disback_ray.teachers.torch_file import read_state_dict
 
+MAX_STAGES = 200  # those published have 16 and 18
+
 
 @dataclass(frozen=True)
 class ConsistencyCheckpoint:
@@ -85,7 +87,7 @@ def _architecture(weights: Mapping[str, Tensor], *, head_channels: int) -> dict[
     if any(width < 1 or width % model_channels for width in widths) or any(width % head_channels for width in attended):
         text = f"widths {widths} are not multiples of {model_channels}, or those that attend not of the heads' {head_channels}"
         raise CheckpointError(text)
-    if stages > 1000 or per_level < 2:
+    if stages > MAX_STAGES or per_level < 2:
         raise CheckpointError("not a U-Net of openai's consistency models (its levels can't be told)")
     return {
         "in_channels": in_channels,

@@ -43,13 +43,18 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_pickle(
-    data: bytes | BinaryIO, constructors: Mapping[str, Constructor], *, persistent: Callable[[Any], object] | None = None
+    data: bytes | BinaryIO,
+    constructors: Mapping[str, Constructor],
+    *,
+    persistent: Callable[[Any], object] | None = None,
+    most: int | None = None,
 ) -> Any:
     """The object in a pickle of protocol 4 (Python's own since 3.8) or 5; of 2 and 3 where it holds no sets and no bytes.
 
     data: bytes, which hold nothing else, or a stream, which is left behind the pickle's end.
     constructors: 'module.name' → what stands in for it. They may raise TypeError or ValueError for arguments that they don't take.
     persistent: what a persistent id stands for (a Symbol in it is a name); it may raise the same. Without it there are none.
+    most: operations, each of which takes some microseconds; by default more than any known checkpoint needs.
     Raises CheckpointError for a symbol without a constructor, which it names, and for a damaged or unusual pickle.
     """
     machine = _Machine(constructors, persistent)
@@ -60,8 +65,8 @@ def read_pickle(
                 if isinstance(data, bytes) and (position is None or position + 1 != len(data)):
                     raise ValueError("something follows the end of the pickle")
                 return machine.result()
-            if count >= MAX_OPERATIONS:
-                raise ValueError(f"more than {MAX_OPERATIONS} operations")
+            if count >= (most or MAX_OPERATIONS):
+                raise ValueError(f"more than {most or MAX_OPERATIONS} operations")
             machine.step(opcode.name, argument)
     except (TypeError, ValueError, LookupError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -99,8 +99,8 @@ def _read_zip(stream: BinaryIO, budget: int) -> Any:
 def _read_row(stream: BinaryIO, budget: int) -> Any:
     """Five pickles: magic number, version, the machine, what was saved, the storages' keys. Then each storage, its length before it."""
 
-    def plain() -> Any:
-        return read_pickle(stream, {})
+    def plain(most: int = 100) -> Any:
+        return read_pickle(stream, {}, most=most)
 
     if plain() != MAGIC or plain() != PROTOCOL:
         raise ValueError("neither a zip nor torch's older format")
@@ -109,7 +109,7 @@ def _read_row(stream: BinaryIO, budget: int) -> Any:
         raise CheckpointError("written on a big-endian machine: save it again on another")
     tensors = _Tensors(budget)
     content = read_pickle(stream, tensors.constructors(), persistent=tensors.storage)
-    keys = plain()
+    keys = plain(most=10 + 5 * len(tensors.flat))  # a text, its place in the memo, and marks
     # Texts before they are compared: two tuples of tuples, alike to the last, are compared in 2^depth steps that no Ctrl-C ends.
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(tensors.flat):
         raise ValueError("its storages are others than its tensors'")
@@ -161,7 +161,10 @@ class _Tensors:
 
 
 class TensorBudget:
-    """Rebuilds tensors as views of flat ones, of no more bytes together than `budget`: each has numbers of its own in an honest file."""
+    """Rebuilds tensors as views of flat ones, of no more bytes together than `budget`.
+
+    In a network's checkpoint each has numbers of its own; weights that several names share, and expanded ones, may be refused.
+    """
 
     def __init__(self, budget: int) -> None:
         self.left = budget
