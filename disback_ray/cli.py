@@ -343,4 +343,6 @@ def _asked(error: TyperException) -> str:
 def _complain(message: str, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    print(f"disback-ray: {' '.join(message.split())}", file=sys.stderr)
+    # A file of somebody else's names its parts as it likes, and a terminal does what ESC asks of it.
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    print(f"disback-ray: {line}", file=sys.stderr)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,13 @@ def test_debug_shows_the_traceback(command: Command) -> None:
     assert said.err.startswith("Traceback (most recent call last):")
     assert "disback_ray/running.py" in said.err
     assert said.err.splitlines()[-1].startswith("disback-ray: unknown recipe 'ring9'")
+
+
+def test_what_a_file_calls_itself_is_not_for_the_terminal_to_obey(command: Command, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a\x1b[2J\u202e\n.png", b"no image")
+    said = command("evaluate", str(tmp_path / "x.zip"), "--reference", str(tmp_path / "x.zip"), "--extractor", "pixels")
+    assert r"corrupt: a\x1b[2J\u202e .png: no image" in said.complaint
 
 
 def test_a_bug_of_ours_is_said_to_be_one(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
