@@ -155,12 +155,12 @@ def evaluate_prompts(
         gathered = tally(images.parts(), extractor)
         samples = gathered.statistics(name, images.sha256)
         found = measure([samples], _agreed(known, samples, False), seed=source.seed)
+    found = replace(found, of={"prompts": images.prompts_sha256})
     if judge is None:
         return found
     score = float(np.concatenate(images.scores).mean())
-    return replace(
-        found, figures=found.figures | {"clip_score": score}, notes=(*found.notes, f"CLIP score by {judge.name}, a cosine")
-    )
+    notes = (*found.notes, f"CLIP score by {judge.name}, a cosine")
+    return replace(found, figures=found.figures | {"clip_score": score}, of=found.of | {"CLIP": judge.sha256}, notes=notes)
 
 
 def is_statistics(where: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -33,6 +34,11 @@ class PromptedImages:
     @property
     def sha256(self) -> str:
         return self._sha.hexdigest()
+
+    @property
+    def prompts_sha256(self) -> str:
+        """Of the prompts that are drawn, in their order."""
+        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
     def parts(self) -> Iterator[list[np.ndarray]]:
         """uint8 [H, W, 3]. Raises ConfigError where the model takes no prompts, NonFiniteError for NaN or Inf."""

@@ -1,5 +1,7 @@
 """`evaluate --prompts`: one image a prompt, and a CLIP score that transformers' own model gives too; both tiny, with random weights."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from disback_ray.evaluating import Source, evaluate_prompts
 from disback_ray.evaluation.extractors import ExtractorSpec, as_pixels
 from disback_ray.hugging_face import transformers
 from disback_ray.result import load_model
+from disback_ray.storage import digest
 from disback_ray.tiny_pipelines import write_pipeline
 
 PROMPTS = ("the cat", "a dog on the roof", "an old mill")
@@ -55,6 +58,8 @@ def test_the_score_is_transformers_own(pipeline: Path, clip: Path, tmp_path: Pat
         expected = (made.logits_per_image.diag() / model.logit_scale.exp()).mean()
     assert found.figures["clip_score"] == pytest.approx(float(expected), abs=1e-5)
     assert "CLIP score" in "\n".join(found.lines())
+    prompts = hashlib.sha256(json.dumps(PROMPTS).encode()).hexdigest()
+    assert found.of == {"prompts": prompts, "CLIP": digest(model.float().state_dict())}
     with pytest.raises(ConfigError, match="holds 3 prompts"):
         evaluate_prompts(
             str(pipeline), str(file), clip=str(clip), reference=None, spec=ExtractorSpec(), source=Source(n=4, steps=2)

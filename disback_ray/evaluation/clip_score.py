@@ -32,7 +32,7 @@ class ClipScore:
             raise CheckpointError(f"--clip {folder}: no CLIP of transformers' ({' '.join(str(error).split())[:200]})") from None
         self.device = best_device()
         self.model = self.model.float().eval().to(self.device)
-        self.name = f"{Path(folder).name} ({digest(self.model.state_dict())[:12]})"
+        self.name, self.sha256 = Path(folder).resolve().name, digest(self.model.state_dict())
 
     @torch.inference_mode()
     def scores(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:

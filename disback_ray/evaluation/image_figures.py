@@ -9,7 +9,7 @@ from typing import Any
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluation.frechet import frechet_of
 from disback_ray.evaluation.kernel_distance import kernel_distance
-from disback_ray.evaluation.kinds import FeatureKind, Origin, require_same_kind, require_same_resolution
+from disback_ray.evaluation.kinds import SHOWN, FeatureKind, Origin, require_same_kind, require_same_resolution
 from disback_ray.evaluation.precision_recall import precision_recall
 from disback_ray.evaluation.statistics import Statistics
 
@@ -24,13 +24,15 @@ TITLES = {
     "in_modes": "in modes",
     "clip_score": "CLIP score",
 }
+ALONE = {"mismatch": "the mismatch degree", "clip_score": "a CLIP score alone"}
+"""Figures that are taken without features, and not of points."""
 
 
 @dataclass(frozen=True)
 class ImageFigures:
     """figures: by name; kind, reference: None where nothing was compared with a reference; blocks: each block's Fréchet distance.
 
-    notes: what a reader has to know.
+    of: the SHA-256 of what else they are figures of: of a CLIP score the CLIP and the prompts. notes: what a reader has to know.
     """
 
     figures: dict[str, float]
@@ -39,6 +41,14 @@ class ImageFigures:
     reference: Origin | None = None
     blocks: tuple[float, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    of: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> str:
+        """What made them, which their names tell."""
+        if self.kind:
+            return "features"
+        return next((title for name, title in ALONE.items() if name in self.figures), "points")
 
     def lines(self) -> list[str]:
         """For people: each figure, and below them what they are figures of."""
@@ -48,6 +58,7 @@ class ImageFigures:
         shown += [f"features: {self.kind}"] if self.kind else []
         shown += [f"samples: {self.samples}"]
         shown += [f"reference: {self.reference}"] if self.reference else []
+        shown += [f"{what}: {sha256[:SHOWN]}" for what, sha256 in self.of.items()]
         return [*shown, *(f"note: {note}" for note in self.notes)]
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +75,7 @@ class ImageFigures:
                 reference=Origin.from_json(value["reference"]) if value.get("reference") else None,
                 blocks=tuple(float(number) for number in value.get("blocks") or ()),
                 notes=tuple(str(note) for note in value.get("notes") or ()),
+                of={str(what): str(sha256) for what, sha256 in (value.get("of") or {}).items()},
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{name}: no figures of `disback-ray evaluate --json` ({error})") from None
@@ -99,19 +111,31 @@ def measure(blocks: Iterable[Statistics], reference: Statistics, *, seed: int = 
 def differences(ours: ImageFigures, theirs: ImageFigures, *, name: str) -> dict[str, float]:
     """Ours − theirs for each figure that both have. name: where theirs are from.
 
-    Raises ConfigError where they are figures of different things: extractor, resizer, reference or number of samples.
+    Raises ConfigError where they are figures of different things: measure, extractor, resizer, reference, CLIP, prompts or number of
+    samples.
     """
-    if (ours.kind is None) != (theirs.kind is None):
-        raise ConfigError(f"{name}: figures of another kind: of {theirs.kind or 'points'}, here of {ours.kind or 'points'}")
+    if ours.measure != theirs.measure:
+        raise ConfigError(f"{name}: figures of another kind: of {theirs.measure}, here of {ours.measure}: they don't compare")
     if ours.kind and theirs.kind:
         require_same_kind(ours.kind, theirs.kind, name=name)
     if ours.reference and theirs.reference and ours.reference.sha256 != theirs.reference.sha256:
         raise ConfigError(f"{name}: figures against another reference, {theirs.reference}; here {ours.reference}")
+    shared = [key for key in ours.figures if key in theirs.figures]
+    for what in (*ours.of, *theirs.of):
+        here, there = (found.of.get(what) for found in (ours, theirs))
+        if here != there and ("clip_score" in shared or (here and there)):  # a folder's distance has no prompts
+            said = [sha256[:SHOWN] if sha256 else "not told" for sha256 in (there, here)]
+            raise ConfigError(
+                f"{name}: figures of another kind: the SHA-256 of its {what} is {said[0]}, here {said[1]}; take the same"
+            )
     for what, mine, other in (
         ("samples", ours.samples.images, theirs.samples.images),
         ("blocks", max(len(ours.blocks), 1), max(len(theirs.blocks), 1)),
     ):
         if mine != other:
             raise ConfigError(f"{name}: figures of {other} {what}, here of {mine}: their number moves a distance; take as many")
-    shared = [key for key in ours.figures if key in theirs.figures]
+    if not shared:
+        raise ConfigError(
+            f"{name}: has {', '.join(theirs.figures) or 'no figures'}, here {', '.join(ours.figures)}: none is of both"
+        )
     return {key: ours.figures[key] - theirs.figures[key] for key in shared}

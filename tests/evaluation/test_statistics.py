@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,33 @@ def test_figures_of_different_things_are_not_compared() -> None:
         differences(ours, measure([statistics(1, kind=other)], statistics(2, kind=other)), name="old.json")
     with pytest.raises(CheckpointError, match=r"x.json: no figures"):
         ImageFigures.from_json([1], name="x.json")
+
+
+def test_clip_scores_and_what_is_no_distance_are_told_apart() -> None:
+    samples = Origin("run", "0" * 64, 50)
+    ours = ImageFigures({"clip_score": 0.3}, samples, of={"prompts": "a" * 64, "CLIP": "b" * 64})
+    assert ImageFigures.from_json(ours.to_json(), name="x") == ours
+    assert "prompts: aaaaaaaaaaaa" in ours.lines()
+    assert differences(ours, replace(ours, figures={"clip_score": 0.1}), name="old.json") == {"clip_score": pytest.approx(0.2)}
+    for what, sha256 in (("CLIP", "c" * 64), ("prompts", "d" * 64), ("CLIP", "")):
+        with pytest.raises(ConfigError, match=rf"old.json: .*SHA-256 of its {what} is {sha256[:12] or 'not told'}, here"):
+            differences(ours, replace(ours, of={**ours.of, what: sha256}), name="old.json")
+    points = ImageFigures({"sliced_wasserstein": 0.3, "modes": 8.0}, samples, reference=Origin("ring", "e" * 64, 50))
+    mismatch = ImageFigures({"mismatch": 0.3, "modes": 8.0}, samples)
+    near = measure([statistics(1)], statistics(2))
+    for found, other, said in (
+        (points, mismatch, "of the mismatch degree, here of points"),
+        (near, mismatch, "of the mismatch degree, here of features"),
+        (points, ours, "of a CLIP score alone, here of points"),
+    ):
+        with pytest.raises(ConfigError, match=f"old.json: figures of another kind: {said}"):
+            differences(found, other, name="old.json")
+    prompted = replace(near, of={"prompts": "a" * 64})
+    assert differences(prompted, near, name="old.json")["frechet"] == 0, "a folder's distance and a model's, to one reference"
+    with pytest.raises(ConfigError, match="of its prompts"):
+        differences(prompted, replace(near, of={"prompts": "b" * 64}), name="old.json")
+    with pytest.raises(ConfigError, match="has other, here frechet"):
+        differences(near, replace(near, figures={"other": 0.0}), name="old.json")
 
 
 def test_memory_is_that_of_a_part_and_what_is_kept(pictures: Callable[..., list[np.ndarray]]) -> None:
