@@ -88,7 +88,7 @@ def statistics_of(where: str, extractor: Extracts, source: Source, *, keep: int 
         say(files.note())
     if source.n is not None and found.moments.count < source.n:
         raise ConfigError(f"--n {source.n}: {where} holds {found.moments.count} images")
-    return found.statistics(files.name, files.sha256, skipped=len(files.skipped))
+    return found.statistics(files.name, files.sha256, skipped=len(files.skipped), odd=files.odd)
 
 
 def make_statistics(
@@ -219,7 +219,7 @@ def _blocks(where: str, extractor: Extracts, source: Source, blocks: int, say: S
             raise ConfigError(
                 f"--blocks {blocks}: {where} has {block * source.n + found.moments.count} images, not {blocks} × {source.n}"
             )
-        yield found.statistics(f"{files.name}, block {block + 1}", files.sha256, skipped=len(files.skipped))
+        yield found.statistics(f"{files.name}, block {block + 1}", files.sha256, skipped=len(files.skipped), odd=files.odd)
     if files.note():
         say(files.note())
 

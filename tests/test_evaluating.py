@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from disback_ray.errors import ConfigError
+from disback_ray.evaluating import Source, statistics_of
+from disback_ray.evaluation.image_figures import measure
+from disback_ray.evaluation.kinds import FeatureKind
+from disback_ray.evaluation.statistics import read_statistics, save_statistics
+from disback_ray.fetching import fetch
+from disback_ray.storage import Folder
 
 Command = Callable[..., Any]
 Images = Callable[..., list[np.ndarray]]
@@ -133,6 +141,32 @@ def test_corrupt_images_are_named_and_skipped_only_when_asked(command: Command, 
     assert said.status == 0
     assert said.err == f"{corrupt}: 3 corrupt images skipped: 00003.png, 00008.png, text.png\n"
     assert "58 images of 4 × 4 pixels, 3 of them skipped as corrupt" in said.out
+
+
+class Means:
+    """Features of images of any size, as those of an extractor that resizes."""
+
+    kind = FeatureKind("means", "none", "none", 3)
+
+    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack([image.mean(axis=(0, 1)) for image in images])
+
+
+def test_one_odd_image_is_named(
+    pictures: Images, folder_of: Callable[..., Path], photos: dict[str, Path], tmp_path: Path
+) -> None:
+    mixed = folder_of([*pictures(70, side=4), *pictures(1, side=5)])
+    odd = statistics_of(str(mixed), Means(), Source())
+    plain = statistics_of(str(photos["a"]), Means(), Source())
+    with pytest.raises(ConfigError, match=r"several sizes \(1/00070.png has 5 × 5 pixels, .* 4 × 4\), those of .* of 4 × 4: the"):
+        measure([odd], plain)
+    save_statistics(Folder.at(tmp_path), "mixed.npz", odd)
+    reference = read_statistics(fetch(str(tmp_path / "mixed.npz")))
+    for samples in (plain, odd):
+        found = measure([samples], reference)
+        assert "of several sizes" in found.notes[0]
+        assert "71 images of several sizes (1/00070.png" in "\n".join(found.lines())
+    assert statistics_of(str(mixed), Means(), Source(n=70)).origin.resolution == (4, 4)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,14 @@ from disback_ray.storage import Folder
 class ImageFiles:
     """A source of images. skip_corrupt: pass over what can't be read, and count it in `skipped`, instead of ending there.
 
-    sha256: of all names and bytes that were read so far; whole once all parts were taken.
+    sha256: of all names and bytes that were read so far; whole once all parts were taken. odd: the first image so far that is of another
+    size than those before it, with both sizes; empty where there is none.
     """
 
     where: str
     skip_corrupt: bool = False
     skipped: list[str] = field(default_factory=list)
+    odd: str = ""
 
     def __post_init__(self) -> None:
         self._sha = hashlib.sha256()
@@ -63,6 +65,7 @@ class ImageFiles:
         if self.where.endswith(".npz"):
             yield from self._arrays()
             return
+        size: tuple[int, ...] = ()
         for share in listing(self.where, labelled=False).shares:
             for name, data in share.read():
                 try:
@@ -73,6 +76,10 @@ class ImageFiles:
                     self.skipped.append(name)
                     continue
                 self._sha.update(f"{name} {len(data)}\n".encode() + data)
+                high, wide = image.shape[:2]
+                size = size or (high, wide)
+                if not self.odd and size != (high, wide):
+                    self.odd = f"{name} has {high} × {wide} pixels, those before it {size[0]} × {size[1]}"
                 yield image
 
     def _arrays(self) -> Iterator[np.ndarray]:

@@ -92,12 +92,14 @@ def measure(blocks: Iterable[Statistics], reference: Statistics, *, seed: int = 
     for block in blocks:
         assert block.kind is not None
         require_same_kind(block.kind, reference.kind, name=reference.origin.name)
-        require_same_resolution(block.origin.resolution, reference.origin)
+        require_same_resolution(block.origin, reference.origin)
         distances.append(frechet_of(block.gaussian, reference.gaussian))
         if min(distances) == distances[-1]:
             best = block
     assert best is not None
     figures, notes = {"frechet": min(distances)}, []
+    if reference.origin.odd:
+        notes.append("the reference's images are of several sizes, so that the resizer has a part in the distance")
     if best.features is None or reference.features is None:
         which = best.origin.name if best.features is None else reference.origin.name
         notes.append(f"{which} keeps no features: no kernel distance, precision and recall")

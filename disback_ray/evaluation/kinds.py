@@ -30,16 +30,21 @@ class FeatureKind:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where images came from. name: a file's or folder's; sha256: of all its bytes; resolution: (height, width), None if mixed."""
+    """Where images came from. name: a file's or folder's; sha256: of all its bytes; resolution: (height, width), None if mixed.
+
+    odd: of mixed ones the first that is of another size than those before it, in words.
+    """
 
     name: str
     sha256: str
     images: int | None
     resolution: tuple[int, int] | None = None
     skipped: int = 0
+    odd: str = ""
 
     def __str__(self) -> str:
         size = f" images of {self.resolution[0]} × {self.resolution[1]} pixels" if self.resolution else " samples"
+        size = f" images of several sizes ({self.odd})" if self.odd else size
         count = f", {self.images:,}{size}" if self.images is not None else ""
         lost = f", {self.skipped} of them skipped as corrupt" if self.skipped else ""
         return f"{self.name} ({self.sha256[:SHOWN]}){count}{lost}"
@@ -51,7 +56,7 @@ class Origin:
         images = value["images"]
         return Origin(
             str(value["name"]), str(value["sha256"]), None if images is None else int(images),
-            None if size is None else (int(size[0]), int(size[1])), int(value.get("skipped", 0)),
+            None if size is None else (int(size[0]), int(size[1])), int(value.get("skipped", 0)), str(value.get("odd", "")),
         )  # fmt: skip
 
 
@@ -67,10 +72,15 @@ def require_same_kind(ours: FeatureKind, theirs: FeatureKind, *, name: str) -> N
             )
 
 
-def require_same_resolution(samples: tuple[int, int] | None, reference: Origin) -> None:
-    """Raises ConfigError where the images had other sizes before they were resized. None on either side: mixed, or not told."""
-    if samples and reference.resolution and samples != reference.resolution:
-        (high, wide), (their_high, their_wide) = samples, reference.resolution
+def require_same_resolution(samples: Origin, reference: Origin) -> None:
+    """Raises ConfigError where images had other sizes before they were resized. A reference may be mixed, or not tell its size."""
+    if samples.odd and reference.resolution:
+        raise ConfigError(
+            f"{samples.name}: its images are of several sizes ({samples.odd}), those of {reference.name} of "
+            f"{reference.resolution[0]} × {reference.resolution[1]}: the resizer would decide the distance; make them of that size"
+        )
+    if samples.resolution and reference.resolution and samples.resolution != reference.resolution:
+        (high, wide), (their_high, their_wide) = samples.resolution, reference.resolution
         raise ConfigError(
             f"{reference.name}: statistics of {their_high} × {their_wide} pixels, and the samples have {high} × {wide}: "
             "the resizer would decide the distance; use a reference of the samples' size"

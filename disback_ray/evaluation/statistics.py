@@ -87,9 +87,10 @@ class Tally:
     def resolution(self) -> tuple[int, int] | None:
         return next(iter(self.sizes)) if len(self.sizes) == 1 else None
 
-    def statistics(self, name: str, sha256: str, *, skipped: int = 0) -> Statistics:
-        """Raises ConfigError where there were too few samples."""
-        origin = Origin(name, sha256, self.moments.count, self.resolution, skipped)
+    def statistics(self, name: str, sha256: str, *, skipped: int = 0, odd: str = "") -> Statistics:
+        """odd: as Origin's, where sizes are mixed. Raises ConfigError where there were too few samples."""
+        mixed = odd if len(self.sizes) > 1 else ""
+        origin = Origin(name, sha256, self.moments.count, self.resolution, skipped, mixed)
         features = np.concatenate(self.parts) if self.parts else None
         return Statistics(self.moments.gaussian(), self.kind, origin, features)
 
