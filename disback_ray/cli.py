@@ -142,7 +142,10 @@ def sample(
         typer.Option(help="Of a text-to-image model, in place of those it was trained with. Repeatable: taken in turn."),
     ] = None,
     out: Annotated[
-        str, typer.Option(help="Where to, a file or a URI: a .png (a picture) or an .npz (arrays x and, with classes, labels).")
+        str,
+        typer.Option(
+            help="Where to, a file or a URI: a .png (a picture) or an .npz (arrays x, drawn: the seed, and, with classes, labels)."
+        ),
     ] = "samples.png",
     trust_modules: Trust = False,
     debug: Debug = False,

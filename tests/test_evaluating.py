@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from disback_ray.errors import ConfigError
+from disback_ray.data.image_files import ImageFiles
+from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluating import Source, statistics_of
 from disback_ray.evaluation.image_figures import measure
 from disback_ray.evaluation.kinds import FeatureKind
@@ -141,6 +142,36 @@ def test_corrupt_images_are_named_and_skipped_only_when_asked(command: Command, 
     assert said.status == 0
     assert said.err == f"{corrupt}: 3 corrupt images skipped: 00003.png, 00008.png, text.png\n"
     assert "58 images of 4 × 4 pixels, 3 of them skipped as corrupt" in said.out
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (lambda x: x.astype(np.int64), r"x is of int64: expected uint8, 0 … 255, or floats in \[-1, 1\]"),
+        (lambda x: x.astype(np.float32), r"x goes from 0 to 25\d: expected uint8"),
+        (lambda x: x > 100, "x is of bool"),
+        (lambda x: x.transpose(0, 2, 3, 1) / 255.0, "x has shape .*: no images, which are"),
+        (lambda x: x[:, [0, 1]], "x has shape .*: no images"),
+        (lambda x: x, ""),
+        (lambda x: x.transpose(0, 2, 3, 1), ""),
+        (lambda x: np.float16(x / 127.5 - 1) * np.float16(1.004), ""),
+    ],
+)
+def test_arrays_are_pixels_or_in_the_range_of_samples(
+    pictures: Images, tmp_path: Path, x: Callable[[np.ndarray], np.ndarray], said: str
+) -> None:
+    images = np.stack(pictures(20, side=4)).transpose(0, 3, 1, 2)
+    np.savez(tmp_path / "x.npz", x=x(images))
+    files = ImageFiles(str(tmp_path / "x.npz"))
+    if said:
+        with pytest.raises(CheckpointError, match=f"x.npz: {said}"):
+            list(files.parts(64))
+        return
+    (found,) = files.parts(64)
+    assert np.abs(np.stack(found).transpose(0, 3, 1, 2).astype(int) - images).max() <= 1
+    np.savez(tmp_path / "drawn.npz", x=np.full((1, 1, 4, 4), 3.0), drawn=np.array(0))
+    ((drawn,),) = ImageFiles(str(tmp_path / "drawn.npz")).parts(64)
+    assert (drawn == 255).all(), "a model's samples are cut off"
 
 
 class Means:

@@ -133,6 +133,7 @@ def test_a_picture_or_arrays_and_never_half_of_one(tmp_path: Path, digits: Path,
     with np.load(tmp_path / "deep" / "x.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["x"], run.generate(20, seed=2).numpy())
         assert arrays["labels"].tolist() == [*range(10)] * 2
+        assert arrays["drawn"] == 2
     kept = (tmp_path / "deep" / "x.npz").read_bytes()
 
     def full(path: str) -> None:

@@ -12,6 +12,8 @@ from disback_ray.errors import CheckpointError
 
 MOST_BYTES = 16 << 30
 """Unpacked; 50,000 pictures of 256 × 256 pixels have 10 GB."""
+DRAWN = "drawn"
+"""In an .npz of samples: the seed. A model drew them, and they are what it gave, also outside of [-1, 1]."""
 
 
 def read_arrays(data: bytes, names: Collection[str], *, where: str) -> dict[str, np.ndarray]:

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from disback_ray.data.arrays import read_arrays
+from disback_ray.data.arrays import DRAWN, read_arrays
 from disback_ray.data.listing import listing
 from disback_ray.data.pixels import CorruptImage, complaint, note, whole
 from disback_ray.errors import CheckpointError
 from disback_ray.storage import Folder
+
+STEP = 1 / 127.5
+"""Of a pixel: floats may be so far outside of [-1, 1], which rounding to bfloat16 does to them."""
 
 
 @dataclass
@@ -83,23 +86,34 @@ class ImageFiles:
                 yield image
 
     def _arrays(self) -> Iterator[np.ndarray]:
-        """`x`: [N, C, H, W] in [-1, 1], as `disback-ray sample` writes them, or `arr_0`: uint8 [N, H, W, C]."""
+        """`x` or `arr_0`: floats [N, C, H, W] in [-1, 1], or uint8, also [N, H, W, C]. C: 1 or 3.
+
+        With `drawn`, as `disback-ray sample` writes it, they are a model's, and what lies outside is cut off, as everywhere with those.
+        """
         folder, name = Folder.of_file(self.where)
         data = folder.read(name)
         self._sha.update(data)
-        arrays = read_arrays(data, ("x", "arr_0"), where=self.where)
+        arrays = read_arrays(data, ("x", "arr_0", DRAWN), where=self.where)
         key = next((key for key in ("x", "arr_0") if key in arrays), None)
         if key is None:
             raise CheckpointError(f"{self.where}: has neither x nor arr_0: no images")
         x = arrays[key]
-        if x.ndim != 4:
-            raise CheckpointError(f"{self.where}: {key} has shape {x.shape}: no images")
+        last = x.ndim == 4 and x.dtype == np.uint8 and x.shape[3] in (1, 3)
+        if x.ndim != 4 or not (last or x.shape[1] in (1, 3)):
+            raise CheckpointError(
+                f"{self.where}: {key} has shape {x.shape}: no images, which are [N, C, H, W] with 1 or 3 channels"
+            )
         if x.dtype == np.uint8:
-            yield from (x if x.shape[3] in (1, 3) else x.transpose(0, 2, 3, 1))
+            yield from (x if last else x.transpose(0, 2, 3, 1))
             return
+        expected = "expected uint8, 0 … 255, or floats in [-1, 1]"
+        if not np.issubdtype(x.dtype, np.floating):
+            raise CheckpointError(f"{self.where}: {key} is of {x.dtype}: {expected}")
         if not np.isfinite(x).all():
             raise CheckpointError(f"{self.where}: {key} has NaN or Inf: the generator may have diverged")
-        for image in x:
+        if x.size and DRAWN not in arrays and max(-x.min(), x.max()) > 1 + STEP:
+            raise CheckpointError(f"{self.where}: {key} goes from {x.min():.4g} to {x.max():.4g}: {expected}")
+        for image in x.astype(np.float32, copy=False):
             yield np.rint(image.transpose(1, 2, 0) * 127.5 + 127.5).clip(0, 255).astype(np.uint8)
 
     def note(self) -> str:
