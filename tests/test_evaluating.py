@@ -114,14 +114,24 @@ def test_a_module_of_one_s_own_makes_features(
     (tmp_path / "my_features.py").write_text(
         "import torch\n\ndef means():\n    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
         "def half():\n    return Half()\nclass Half(torch.nn.Module):\n    def forward(self, x):\n        return x[: len(x) // 2]\n"
+        "def wants(width):\n    pass\ndef breaks():\n    raise OSError('no\\nweights')\n"
+        "def narrow():\n    return torch.nn.Conv2d(5, 1, 1)\n"
+        "class Sum(torch.nn.Module):\n    def forward(self, x):\n        return x.sum()\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     said = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), "--extractor", "my_features:means")
     assert "my_features:means" in said.out
     assert "3 features" in said.out
-    said = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), "--extractor", "my_features:half")
-    assert "gave no tensor with a row for each" in said.complaint
+    for name, complaint in {
+        "half": "gave no tensor with a row for each of 60 images",
+        "Sum": "gave no tensor with a row for each of 60 images",
+        "wants": "calling it without arguments failed: TypeError: wants() missing 1 required positional argument: 'width'",
+        "breaks": "calling it without arguments failed: OSError: no weights",
+        "narrow": "forward(x [60, 3, 4, 4]) failed: RuntimeError: ",
+    }.items():
+        said = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), "--extractor", f"my_features:{name}")
+        assert said.complaint.startswith(f"extractor my_features:{name}: {complaint}")
 
 
 @pytest.fixture

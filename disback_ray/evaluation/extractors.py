@@ -17,7 +17,7 @@ from disback_ray.evaluation.kinds import FeatureKind
 from disback_ray.evaluation.resizers import Mode
 from disback_ray.evaluation.statistics import Extracts
 from disback_ray.fetching import fetch
-from disback_ray.networks.module import factory_of
+from disback_ray.networks.module import factory_of, one_line
 from disback_ray.storage import Folder, digest
 
 NAMES = ("inception", "digits", "pixels")
@@ -88,8 +88,12 @@ class ModuleFeatures:
     """What `factory()` of a module of the user's gives: a torch module from float32 [B, C, H, W], in [-1, 1], to [B, …]."""
 
     def __init__(self, name: str) -> None:
-        """Runs the user's code. Raises ConfigError where there is no such factory, or it makes no module."""
-        made = factory_of(name)()
+        """Runs the user's code. Raises ConfigError where there is no such factory, it fails, or it makes no module."""
+        factory = factory_of(name)
+        try:
+            made = factory()
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"extractor {name}: calling it without arguments failed: {one_line(error)}") from error
         if not isinstance(made, nn.Module):
             raise ConfigError(f"extractor {name}: returns {type(made).__name__}, not a torch.nn.Module")
         self.name, self.device = name, best_device()
@@ -98,9 +102,15 @@ class ModuleFeatures:
 
     @torch.inference_mode()
     def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 [B, D]. Raises ConfigError where the module gives anything else."""
-        found = self.module(_stacked(images, self.name).to(self.device))
-        if not isinstance(found, Tensor) or len(found) != len(images):
+        """float32 [B, D]. Raises ConfigError where the module fails or gives anything else."""
+        x = _stacked(images, self.name).to(self.device)
+        try:
+            found = self.module(x)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise  # no fault of the module
+            raise ConfigError(f"extractor {self.name}: forward(x {list(x.shape)}) failed: {one_line(error)}") from error
+        if not isinstance(found, Tensor) or not found.ndim or len(found) != len(images):
             raise ConfigError(f"extractor {self.name}: gave no tensor with a row for each of {len(images)} images")
         return found.float().reshape(len(images), -1).cpu().numpy()
 

@@ -58,7 +58,7 @@ class ModuleDenoiser(Preconditioning):
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and is_of_a_peer(error)):
                 raise  # no fault of the module
-            said = f"forward(x {list(x.shape)}, sigma {list(sigma.shape)}, …) failed: {_one_line(error)}"
+            said = f"forward(x {list(x.shape)}, sigma {list(sigma.shape)}, …) failed: {one_line(error)}"
             raise ConfigError(f"module: {self.named}: {said}") from error
 
     def scalings(self, sigma: Tensor) -> Scalings:
@@ -86,7 +86,7 @@ def factory_of(named: str) -> Callable[..., Any]:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{name}.".startswith(f"{missing}."):
             raise ConfigError(f"module: {named}: no module is named {missing!r}{_nearest(missing, _modules(missing))}") from None
-        raise ConfigError(f"module: {named}: importing {name} failed: {_one_line(error)}") from error
+        raise ConfigError(f"module: {named}: importing {name} failed: {one_line(error)}") from error
     if not hasattr(module, factory):
         raise ConfigError(f"module: {named}: {name} has no {factory!r}{_nearest(factory, dir(module))}")
     found = getattr(module, factory)
@@ -100,7 +100,7 @@ def _made(named: str, kwargs: dict[str, Any]) -> nn.Module:
     try:
         made = factory(**kwargs)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"module: {named}: calling it with {kwargs} failed: {_one_line(error)}") from error
+        raise ConfigError(f"module: {named}: calling it with {kwargs} failed: {one_line(error)}") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"module: {named}: gave a {type(made).__name__}, not a torch.nn.Module")
     if lazy := next((name for name, parameter in made.named_parameters() if is_lazy(parameter)), None):
@@ -131,7 +131,7 @@ def try_out(denoiser: nn.Module, named: str, shape: tuple[int, ...]) -> None:
     try:
         out = denoiser.model(x, sigma, condition)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{said} failed: {_one_line(error)}") from error
+        raise ConfigError(f"{said} failed: {one_line(error)}") from error
     if not isinstance(out, Tensor):
         raise ConfigError(f"{said} gave a {type(out).__name__}, not a tensor of the shape of x")
     if out.shape != x.shape:
@@ -159,5 +159,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What somebody's code raised, for an error of ours."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
