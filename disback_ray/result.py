@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from disback_ray.actors.generator import draw
 from disback_ray.algorithms.records import Drawn
 from disback_ray.algorithms.sampling import classes_evenly, draw_in_chunks
-from disback_ray.data.arrays import DRAWN
 from disback_ray.device import best_device
 from disback_ray.errors import CheckpointError, ConfigError, NonFiniteError
 from disback_ray.networks.imported import Scalings
@@ -309,9 +308,9 @@ def save_samples(model: Model, n: int, *, seed: int, out: str | Path, prompts: S
         data.write(image_grid(x, columns=max(1, round(n**0.5))) if x.ndim == 4 else snapshots([("", x)], x[:0]))
     else:
         if classes:
-            np.savez(data, x=x.numpy(), labels=classes_evenly(n, classes).numpy(), **{DRAWN: np.array(seed)})
+            np.savez(data, x=x.numpy(), labels=classes_evenly(n, classes).numpy(), drawn=np.array(seed))
         else:
-            np.savez(data, x=x.numpy(), **{DRAWN: np.array(seed)})
+            np.savez(data, x=x.numpy(), drawn=np.array(seed))
     try:
         folder.write(name, data.getvalue())
     except CheckpointError as error:
