@@ -246,12 +246,21 @@ def plan(
 @app.command()
 def study(
     runs: Annotated[list[str] | None, typer.Argument(help="Two runs (or teachers): RUN_A RUN_B.")] = None,
-    n: Annotated[int, typer.Option("--n", help="How many pairs.")] = 50,
+    n: Annotated[
+        int | None, typer.Option("--n", help="How many pairs; default: one for each of --prompts, or 50 without them.")
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="Of text-to-image models: a file, one prompt a line, or a .parquet; default: those that they were trained with."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise, the order and the sides.")] = 0,
     out: Annotated[str, typer.Option(help="The study's folder: study.html for people, key.json for you.")] = "study",
     score: Annotated[
         list[str] | None, typer.Option("--score", help="A file of answers; repeatable. Prints the preference.")
     ] = None,
+    trust_modules: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Which of two models do people prefer? Writes a page of blinded, shuffled pairs; `--score` counts what they answered."""
@@ -259,10 +268,11 @@ def study(
     from disback_ray.storage import Folder
     from disback_ray.study import making
 
-    if score and not runs:
+    if score and not runs and prompts is None:
         print(making.score_files(Folder.at(out), score))
     elif runs and len(runs) == 2 and runs[0] != runs[1] and not score:
-        print(making.make({where: load_model(where) for where in runs}, Folder.at(out), pairs=n, seed=seed))
+        models = {where: load_model(where, trust_modules=trust_modules) for where in runs}
+        print(making.make(models, Folder.at(out), seed=seed, pairs=n, prompts=prompts))
     else:
         raise ConfigError("study: give two different runs, or --score FILE with the study's --out")
 

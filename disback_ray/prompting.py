@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from disback_ray.actors.prompt_encoder import PromptEncoder, encode_all
 from disback_ray.data.prompts import Prompts
-from disback_ray.errors import ConfigError
+from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.networks.prompt_table import TEXTS
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.networks.text_unet import TextUNet, TextUNetSpec
 from disback_ray.storage import Folder
@@ -28,6 +29,23 @@ def as_images(samples: Tensor, network: TextUNetSpec | None) -> Tensor:
     return LatentDecoder(network)(samples) if network else samples.cpu()
 
 
+def texts_of(network: TextUNetSpec, count: int) -> tuple[str, ...] | None:
+    """The prompts that a network was told, by their numbers; None where they aren't kept any more. count: how many they were."""
+    try:
+        texts = Folder(network.prompts).read_json(TEXTS)
+    except CheckpointError:
+        return None
+    whole = isinstance(texts, list) and len(texts) == count and all(isinstance(text, str) for text in texts)
+    return tuple(texts) if whole else None
+
+
+def check_heard(network: TextUNetSpec, prompts: Prompts) -> None:
+    """Raises ConfigError, which says where it stands, for a prompt that is too long, CheckpointError where the tokenizers are gone."""
+    pipeline = Folder(network.pipeline)
+    with pipeline.here() as path:
+        check_lengths(prompts, path, family_of(pipeline))
+
+
 @contextmanager
 def hearing(model: nn.Module, network: TextUNetSpec | None, prompts: Sequence[str] | None) -> Iterator[int | None]:
     """Lets a model hear these prompts while the block lasts, and gives their number; None: it hears its own.
@@ -42,15 +60,13 @@ def hearing(model: nn.Module, network: TextUNetSpec | None, prompts: Sequence[st
     asked = Prompts(tuple(text.strip() for text in prompts), "--prompt", "number")
     if "" in asked.texts:
         raise ConfigError(f"{asked.place(asked.texts.index(''))}: empty")
-    pipeline = Folder(network.pipeline)
+    check_heard(network, asked)
     (unet,) = (module for module in model.modules() if isinstance(module, TextUNet))
     own = unet.prompts
     with tempfile.TemporaryDirectory() as beside:
-        with pipeline.here() as path:
-            check_lengths(asked, path, family_of(pipeline))
         unet.tell(Folder.at(beside))
         put_texts(unet.prompts, asked)
-        encoder = PromptEncoder(unet.prompts, pipeline, embeddings="float32")
+        encoder = PromptEncoder(unet.prompts, Folder(network.pipeline), embeddings="float32")
         encode_all(encoder, wait=lambda value: value, report=lambda done, shards: None)
         del encoder
         try:

@@ -18,6 +18,7 @@ from disback_ray.device import best_device
 from disback_ray.errors import CheckpointError, ConfigError, NonFiniteError
 from disback_ray.networks.imported import Scalings
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
+from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.pictures import image_grid, snapshots
 from disback_ray.prompting import as_images, hearing, text_network_of
 from disback_ray.run_folder import SUMMARY, read_summary
@@ -36,7 +37,7 @@ from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.pipeline import is_pipeline
 from disback_ray.teachers.saved import SETTINGS as SETTINGS_OF_DENOISER
 from disback_ray.teachers.saved import load_denoiser, load_spec, refuse_modules, refuse_unfinished
-from disback_ray.teachers.saved_generator import SETTINGS, load_generator
+from disback_ray.teachers.saved_generator import SETTINGS, load_generator, spec_of
 from disback_ray.teachers.text_teacher import read_text_teacher
 
 DEFAULT_STEPS: dict[Sampler, int] = {"heun": 18, "ddim": 50}
@@ -45,10 +46,16 @@ MOST = 2**24
 
 
 class Model(Protocol):
-    """What samples can be drawn from: a run's generator, or a teacher. classes: 0 where it is unconditional."""
+    """What samples can be drawn from: a run's generator, or a teacher. classes: 0 where it is unconditional.
+
+    text_network: of a model that takes prompts, whose classes are the numbers of those that it was trained with; else None.
+    """
 
     @property
     def classes(self) -> int: ...
+
+    @property
+    def text_network(self) -> TextUNetSpec | None: ...
 
     def generate(
         self,
@@ -75,6 +82,10 @@ class TeacherModel:
     def classes(self) -> int:
         return self.spec.classes
 
+    @property
+    def text_network(self) -> TextUNetSpec | None:
+        return text_network_of(self.spec)
+
     def generate(
         self,
         n: int,
@@ -91,7 +102,7 @@ class TeacherModel:
         Raises ConfigError where n, the labels or the prompts don't fit.
         """
         device = best_device()
-        network = text_network_of(self.spec)
+        network = self.text_network
         if network is not None and prompts is None and not self.classes:
             raise ConfigError("--prompt: this teacher draws what a prompt says: give one")
         denoiser = self.denoiser.to(device)
@@ -137,6 +148,11 @@ class RunResult:
     def classes(self) -> int:
         """How many classes the generator knows; 0 where it is unconditional. Raises CheckpointError."""
         return int(self._settings()["classes"])
+
+    @property
+    def text_network(self) -> TextUNetSpec | None:
+        """The U-Net of a generator that takes prompts; else None. Raises CheckpointError."""
+        return text_network_of(spec_of(self._settings(), self.folder / "generator"))
 
     def _settings(self) -> dict[str, Any]:
         if not (self.folder / "generator").has(SETTINGS):

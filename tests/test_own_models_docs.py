@@ -1,6 +1,7 @@
 """docs/own-models.md: its example is run as it is written."""
 
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,10 @@ def test_the_example_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.M
             assert said.status == 0, said.err
         assert (tmp_path / "mine.png").exists()
         assert (tmp_path / "runs" / "mine" / "report.html").exists()
+        shutil.copytree("runs/mine", "runs/other")
+        asked = ("study", "runs/mine", "runs/other", "--n", "2")
+        assert "the module my_nets:Net" in command(*asked).complaint
+        assert command(*asked, "--trust-modules").out == f"{tmp_path}/study/study.html\n"
     finally:
         del sys.modules["my_nets"]
 

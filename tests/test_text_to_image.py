@@ -1,9 +1,11 @@
 """A text-to-image teacher from its recipe to the picture, and drawn from afterwards. Over actors it plays in test_recipes.py."""
 
+import base64
 import gc
 import hashlib
 import json
 import math
+import re
 import shutil
 import weakref
 from pathlib import Path
@@ -25,7 +27,10 @@ from disback_ray.config import ClusterConfig, load_recipe
 from disback_ray.exports.export import export
 from disback_ray.hugging_face import diffusers
 from disback_ray.inspection import inspect
+from disback_ray.pictures import image_grid
+from disback_ray.result import load_model
 from disback_ray.storage import Folder
+from disback_ray.study.making import make
 from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.tiny import tiny_overrides
 
@@ -173,6 +178,36 @@ def test_samples_are_images_of_the_prompts_asked_for(here: disback_ray.RunResult
     assert command("sample", pipeline, *asked, "0.5").complaint == "--guidance 0.5: at least 1, which is none"
     assert "--guidance 3.0: a run's generator" in command("sample", here.folder.uri, *asked, "3").complaint
     assert "--prompt: this teacher draws what a prompt says" in command("sample", pipeline, "--n", "1").complaint
+
+
+def test_a_study_is_of_prompts(here: disback_ray.RunResult, storage: Path, tmp_path: Path, command: Any) -> None:
+    """Of a file, or those of the run; a pipeline is a side as well. The pictures are those of the prompt below them."""
+    few = (Path(disback_ray.__file__).parent / "configs" / "prompts" / "few.txt").read_text().splitlines()
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\n" + "a" * 80)
+    shutil.copytree(here.folder.local_path, tmp_path / "copy")
+    asked = ("study", here.folder.uri, str(tmp_path / "copy"), "--out", str(tmp_path / "study"))
+    assert "prompts.txt, line 2: 82 tokens" in command(*asked, "--prompts", str(file)).complaint
+    assert not (tmp_path / "study").exists()
+    assert command(*asked, "--n", "2").status == 0
+    shown = studied(tmp_path / "study")
+    assert set(shown) == {few[0], few[len(few) // 2]}
+    assert all(left == right for left, right in shown.values()), "the same noise"
+
+    file.write_text("\n".join(few[4:6]))
+    pipeline = load_model(storage / "teachers" / "tiny" / "sd", steps=1)
+    make({"run": here, "pipeline": pipeline}, Folder.at(tmp_path / "both"), seed=5, prompts=str(file))
+    drawn = [model.generate(2, seed=5, prompts=few[4:6]) for model in (here, pipeline)]
+    shown = studied(tmp_path / "both")
+    assert {text: set(pair) for text, pair in shown.items()} == {
+        text: {image_grid(samples[number][None]) for samples in drawn} for number, text in enumerate(few[4:6])
+    }
+
+
+def studied(folder: Path) -> dict[str, list[bytes]]:
+    """A study's captions, with their two pictures."""
+    shown = json.loads(re.search(r"const pairs = (\[.*\]);", (folder / "study.html").read_text()).group(1))  # type: ignore[union-attr]
+    return {pair["caption"]: [base64.b64decode(pair[side].partition(",")[2]) for side in ("left", "right")] for pair in shown}
 
 
 def test_only_the_adapter_is_kept_and_another_base_is_refused(

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from disback_ray.algorithms.sampling import classes_evenly
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.pictures import image_grid
 from disback_ray.result import Model
 from disback_ray.storage import Folder
+from disback_ray.study.asked import ask
 from disback_ray.study.page import render
 from disback_ray.study.pairs import Key, shuffle
 from disback_ray.study.scoring import Preference, score
@@ -14,19 +14,18 @@ from disback_ray.study.scoring import Preference, score
 PAGE, KEY = "study.html", "key.json"
 
 
-def make(models: dict[str, Model], folder: Folder, *, pairs: int, seed: int) -> str:
-    """Draws `pairs` samples of each of the two models, for the same noise and the same classes; writes page and key.
+def make(models: dict[str, Model], folder: Folder, *, seed: int, pairs: int | None = None, prompts: str | None = None) -> str:
+    """Draws samples of the two models, in pairs of the same noise and the same prompt or class; writes page and key.
 
+    pairs: by default one for each of the prompts, else 50. prompts: a file of them, one a line, or a .parquet, of which the first
+    are taken; without it text-to-image models get those that they were trained with.
     Returns the page's URI. Raises ConfigError where the models' samples can't be compared or the folder is not empty.
     """
     (name_a, a), (name_b, b) = models.items()
     if folder.names():
         raise ConfigError(f"--out {folder.uri}: not empty: a study's page and its key belong together; name another folder")
-    if pairs < 2:
-        raise ConfigError(f"--n {pairs}: at least 2 pairs")
-    if a.classes != b.classes:
-        raise ConfigError(f"{name_a} knows {a.classes} classes and {name_b} {b.classes}: there is no common thing to ask of both")
-    x, y = (model.generate(pairs, seed=seed) for model in (a, b))
+    asked = ask(models, pairs=pairs, prompts=prompts)
+    x, y = (asked.draw(model, seed=seed) for model in (a, b))
     for name, samples in ((name_a, x), (name_b, y)):
         if samples.ndim != 4:
             raise ConfigError(f"{name} makes points, not pictures: nobody can prefer one; see `disback-ray compare`")
@@ -35,9 +34,8 @@ def make(models: dict[str, Model], folder: Folder, *, pairs: int, seed: int) -> 
             f"{name_a} makes pictures of {tuple(x.shape[1:])}, {name_b} of {tuple(y.shape[1:])}: the size would tell them apart"
         )
     first, second = ([image_grid(image[None]) for image in samples] for samples in (x, y))
-    key = shuffle((name_a, name_b), pairs, seed=seed, pictures=[*first, *second])
-    captions = [f"class {label}" for label in classes_evenly(pairs, a.classes)] if a.classes else [""] * pairs
-    page = render(key, first, second, captions, side=x.shape[-1])
+    key = shuffle((name_a, name_b), len(asked.captions), seed=seed, pictures=[*first, *second])
+    page = render(key, first, second, asked.captions, side=x.shape[-1])
     folder.write(KEY, key.to_json().encode())
     folder.write(PAGE, page.encode())
     return (folder / PAGE).uri

@@ -30,16 +30,21 @@ def load_generator(folder: Folder, *, trust_modules: bool) -> tuple[GeneratorSpe
     Raises CheckpointError where it is missing, damaged, on another base, or a module that isn't trusted.
     """
     settings = folder.read_json(SETTINGS)
-    try:
-        spec = GeneratorSpec.from_json(settings)
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder.uri}/{SETTINGS}: {error}") from None
+    spec = spec_of(settings, folder)
     refuse_modules(spec, where=folder.uri, trust=trust_modules)
     weights = folder.read_tensors(WEIGHTS, sha256=settings.get("weights", {}).get("sha256"))
     network = adapted(spec)
     if network is not None and "base" in settings:
         weights = with_adapter(_base(folder, Folder(network.pipeline), settings["base"]), weights)
     return spec, built(spec, spec.build, weights, where=folder.uri)
+
+
+def spec_of(settings: dict[str, Any], folder: Folder) -> GeneratorSpec:
+    """What a generator's settings say that it is. folder: where they lie, for errors. Raises CheckpointError."""
+    try:
+        return GeneratorSpec.from_json(settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder.uri}/{SETTINGS}: {error}") from None
 
 
 def base_of(spec: GeneratorSpec) -> dict[str, Any]:

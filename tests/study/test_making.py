@@ -63,6 +63,8 @@ def test_what_can_t_be_compared(digits: Path, other: Path, ring8: Path, command:
         ([str(digits), str(other), "--n", "1"], "--n 1"),
         ([str(digits), str(ring8)], "10 classes and"),
         ([str(digits), str(other), "--out", str(tmp_path / "full")], "not empty"),
+        ([str(digits), str(other), "--prompts", str(tmp_path / "full" / "file")], "takes no prompts"),
+        (["--score", "x", "--prompts", "file"], "two different runs"),
         (["--score", "x"], "no study is there"),
     ]:
         said = command("study", *arguments, *([] if "--out" in arguments else ["--out", str(out)]))
