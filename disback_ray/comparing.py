@@ -46,6 +46,8 @@ class Goal:
             level, speedup = (float(number) for number in numbers)
         except ValueError:
             raise ConfigError(f"--goal {text}: expected ARM:LEVEL:SPEEDUP, such as disback:0.3:2") from None
+        if not (0 < level < math.inf and 0 <= speedup < math.inf):
+            raise ConfigError(f"--goal {text}: expected a level above 0 and a speed-up, such as disback:0.3:2")
         return Goal(arm, level, speedup)
 
 
@@ -70,12 +72,17 @@ def compare(
     Runs that are there already, whole or in part, are gone on with. every: steps between two looks. cluster: play over Ray's actors
     there; None plays in this process, with the same numbers. goals: levels of them are added to `levels`. variants: arms of one's own,
     each with what it changes in the recipe.
-    Raises ConfigError where the recipe measures nothing or has no path, and whatever a run raises.
+    Raises ConfigError where an option can't be, the recipe measures nothing or has no path, and whatever a run raises.
     """
     played = {name: ARMS[name] for name in chosen(arms)} | dict(variants)
     names = tuple(played)
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: at least one")
+    if every is not None and every < 1:
+        raise ConfigError(f"--every {every}: at least one step between two looks")
+    for level in levels:
+        if not 0 < level < math.inf:
+            raise ConfigError(f"--levels {level:g}: expected numbers above 0, such as 0.3,0.2")
     for goal in goals:
         if goal.arm not in names:
             raise ConfigError(f"--goal: {goal.arm}: not among the arms, {', '.join(names)}")
@@ -83,7 +90,7 @@ def compare(
     if not plan.recording.steps:
         raise ConfigError(f"compare: recording.steps: 0: {plan.name} records no path that could be compared")
     folder = out or f"runs/{plan.name}-comparison"
-    looks = [f"evaluation.every={every or max(1, plan.backtracking.steps // LOOKS)}", "evaluation.pictures=0"]
+    looks = [f"evaluation.every={max(1, plan.backtracking.steps // LOOKS) if every is None else every}", "evaluation.pictures=0"]
     curves = []
     for seed in range(seeds):
         for arm in _turned(names, seed):

@@ -60,6 +60,10 @@ def test_a_second_call_goes_on(compared: Path, tiny: Any) -> None:
     [
         (["recording.steps=0", "recording.at=null", "backtracking.steps_per_node=1"], {}, "records no path"),
         ([], {"seeds": 0}, "--seeds 0"),
+        ([], {"every": 0}, "--every 0: at least one"),
+        ([], {"levels": [0.3, float("nan")]}, "--levels nan: expected numbers above 0"),
+        ([], {"levels": [-1.0]}, "--levels -1: expected"),
+        ([], {"levels": [float("inf")]}, "--levels inf: expected"),
         ([], {"goals": [comparing.Goal("auto", 0.1, 2.0)]}, "--goal: auto: not among"),
     ],
 )
@@ -68,6 +72,7 @@ def test_what_cant_be_compared_is_said_first(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         comparing.compare("ring8", out=str(tmp_path), overrides=settings, **options)
-    with pytest.raises(ConfigError, match="--goal fast"):
-        comparing.Goal.parse("fast")
+    for goal in ("fast", "disback:nan:nan", "disback:-1:2", "disback:0:2", "disback:0.3:inf", "disback:0.3:-2"):
+        with pytest.raises(ConfigError, match=f"--goal {goal}: expected"):
+            comparing.Goal.parse(goal)
     assert not list(tmp_path.iterdir())
