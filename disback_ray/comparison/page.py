@@ -65,6 +65,13 @@ def sentence(found: Outcome, arm: str) -> str:
     reached = found.at(arm, level)
     if reached.speedup is None:
         return f"{arm}: neither it nor the baseline reached {level:g}."
+    if reached.median == NEVER:
+        share = "half" if 2 * reached.unfinished == len(reached.steps) else "most"
+        theirs = found.at("baseline", level)
+        return (
+            f"{arm}: {share} of its runs never came to {level:g} ({reached.unfinished} of {len(reached.steps)}); "
+            f"of the baseline's {theirs.unfinished} of {len(theirs.steps)} never did."
+        )
     low, high = min(reached.speedups), max(reached.speedups)
     verdict = "faster" if low > 1 else "slower" if high < 1 else "not told apart from the baseline: pairs fall on both sides"
     return (

@@ -9,7 +9,7 @@ from disback_ray.comparing import Goal, goals_met, results
 from disback_ray.comparison.arms import chosen
 from disback_ray.comparison.curves import Curve, curve_of, recording_cost
 from disback_ray.comparison.outcome import NEVER, default_levels, outcome
-from disback_ray.comparison.page import render
+from disback_ray.comparison.page import render, sentence
 from disback_ray.errors import ConfigError
 
 STEPS = (0, 10, 20, 30)
@@ -81,6 +81,19 @@ def test_the_page_says_who_was_faster_and_escapes() -> None:
     assert page.count("<svg") == 2
     assert "2 of 2 never" in page
     assert "missed" in page
+
+
+def test_the_sentence_says_that_most_runs_never_came_there() -> None:
+    """Pairs of 0, 0, 0, 0 and 1.9 'fall on both sides': but four of five runs never arrive."""
+    curves = [curve("baseline", seed, (4, 3, 2, 0.5)) for seed in range(5)]
+    curves += [curve("warm", seed, (4, 4, 0.5, 0.5) if seed == 0 else (4, 4, 4, 4)) for seed in range(5)]
+    curves += [curve("disback", seed, (4, 4, 0.5, 0.5) if seed < 3 else (4, 4, 4, 4)) for seed in range(5)]
+    found = outcome(curves, arms=("baseline", "warm", "disback"), levels=(0.5,))
+    assert found.at("warm", 0.5).speedups == (1.5, 0, 0, 0, 0)
+    assert sentence(found, "warm") == ("warm: most of its runs never came to 0.5 (4 of 5); of the baseline's 0 of 5 never did.")
+    assert "pairs fall on both sides" in sentence(found, "disback"), "three of five came there"
+    found = outcome([c for c in curves if c.seed in (0, 4)], arms=("baseline", "warm"), levels=(0.5,))
+    assert sentence(found, "warm").startswith("warm: half of its runs never came to 0.5 (1 of 2)")
 
 
 def test_a_goal_is_not_met_by_the_one_run_that_came_there() -> None:
