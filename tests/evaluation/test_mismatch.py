@@ -6,7 +6,7 @@ import torch
 from disback_ray.algorithms.losses import score
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.records import Drawn, Probe
-from disback_ray.data.sources import RingData
+from disback_ray.data.sources import GridData, RingData
 from disback_ray.evaluation import mismatch as module
 from disback_ray.evaluation.looks import SIGMAS, Looks, bands, spread
 from disback_ray.evaluation.mismatch import measure_mismatch, mismatch_degree, probe_of, stable_target_score
@@ -16,11 +16,14 @@ RING = RingData()
 EXACT = ExactMixture(RING.centres, std=RING.std)
 
 
+GRID, WIDE = GridData(std=0.1), GridData(side=1, std=0.5)
+
+
 def exact(probe: Probe) -> torch.Tensor:
     return score(EXACT(probe.x_t, probe.sigma), probe.x_t, probe.sigma)
 
 
-def draws(n: int, step: int = 0, data: RingData = RING) -> torch.Tensor:
+def draws(n: int, step: int = 0, data: RingData | GridData = RING) -> torch.Tensor:
     return data.draw(Batch(0, "test", step, 0, n)).x
 
 
@@ -33,6 +36,26 @@ def test_the_field_is_the_mixture_s_score(sigma: float, bound: float, held_out: 
     truth = exact(probe).double()
     error = stable_target_score(probe.x_t, probe.sigma, references) - truth
     assert float(error.norm() / truth.norm()) <= bound
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (GRID, {0.1: (0.12, 0.16), 0.2: (0.05, 0.09), 0.5: (0.05, 0.09), 1.0: (0.0, 0.05), 2.0: (0.0, 0.05)}),
+        (WIDE, {0.1: (0.4, 1.0), 0.2: (0.1, 0.4), 0.5: (0.0, 0.05), 1.0: (0.0, 0.05), 2.0: (0.0, 0.05)}),
+    ],
+)
+def test_where_few_samples_lie_within_sigma_the_field_is_their_own(
+    data: GridData, expected: dict[float, tuple[float, float]]
+) -> None:
+    """The table of docs/measuring.md: what holds for ring8 doesn't for wider data."""
+    references = draws(4096, data=data)
+    probe = probe_of(references, None, sigmas=list(expected), seed=0, most=512)
+    truth = score(ExactMixture(data.centres, std=data.std)(probe.x_t, probe.sigma), probe.x_t, probe.sigma).double()
+    error = stable_target_score(probe.x_t, probe.sigma, references) - truth
+    found = [part.norm() for part in error.chunk(len(expected))]
+    for (sigma, (least, most)), wrong, right in zip(expected.items(), found, truth.chunk(len(expected)), strict=True):
+        assert least <= float(wrong / right.norm()) <= most, sigma
 
 
 def test_by_hand_in_parts_and_where_plain_softmax_underflows(monkeypatch: pytest.MonkeyPatch) -> None:
