@@ -275,7 +275,7 @@ class Metrics:
                 if self.rows and not {"stage", "step", "seconds"} <= self.rows[0].keys():
                     raise pa.ArrowInvalid("its columns are not a run's")
             except DAMAGED_ARROW as error:
-                reason = str(error).splitlines()[0]
+                reason = str(error).splitlines()[0].rstrip(".")
                 raise CheckpointError(f"{folder.uri}/{METRICS} is damaged: {reason}") from None
 
     @classmethod
