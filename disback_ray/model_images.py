@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from disback_ray.result import Model
 FIRST_PART = 16
 NUMBERS = 1 << 24
 """In a part: 1,365 images of 3 × 64 × 64."""
+PART = 256
+"""So many prompts are encoded at a time: the text encoders are loaded for each part, and its embeddings lie on disk meanwhile."""
 
 
 class ModelImages:
@@ -53,3 +55,10 @@ def checked_images(x: Tensor, name: str) -> Tensor:
         bad = int((~torch.isfinite(x)).flatten(1).any(dim=1).sum())
         raise NonFiniteError(f"{name}: {bad} of {len(x)} samples have NaN or Inf: it may have diverged")
     return x
+
+
+def drawn_by_parts(model: Model, prompts: Sequence[str], *, seed: int) -> Iterator[tuple[Sequence[str], Tensor]]:
+    """One sample for each prompt, some at a time with their prompts: [n, C, H, W] in [-1, 1]. Raises what generate() does."""
+    for first in range(0, len(prompts), PART):
+        part = prompts[first : first + PART]
+        yield part, model.generate(len(part), seed=seed, first=first, prompts=part)

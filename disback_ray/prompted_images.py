@@ -12,11 +12,8 @@ from disback_ray.data.prompts import PromptsData, read_prompts
 from disback_ray.errors import ConfigError
 from disback_ray.evaluation.clip_score import ClipScore
 from disback_ray.evaluation.extractors import as_pixels
-from disback_ray.model_images import checked_images
+from disback_ray.model_images import checked_images, drawn_by_parts
 from disback_ray.result import Model
-
-PART = 256
-"""So many prompts are encoded at a time: the text encoders are loaded for each part."""
 
 
 class PromptedImages:
@@ -42,9 +39,7 @@ class PromptedImages:
 
     def parts(self) -> Iterator[list[np.ndarray]]:
         """uint8 [H, W, 3]. Raises ConfigError where the model takes no prompts, NonFiniteError for NaN or Inf."""
-        for first in range(0, len(self.texts), PART):
-            texts = self.texts[first : first + PART]
-            drawn = self.model.generate(len(texts), seed=self.seed, first=first, prompts=texts)
+        for texts, drawn in drawn_by_parts(self.model, self.texts, seed=self.seed):
             images = as_pixels(checked_images(drawn, self.name))
             self._sha.update(b"".join(image.tobytes() for image in images))
             if self.clip is not None:

@@ -22,6 +22,7 @@ from disback_ray.nonfinite import NONFINITE, skip, skipped_steps, write_keys
 from disback_ray.production import Production, Stopped
 from disback_ray.run_folder import (
     CHECKPOINTS,
+    STAGES,
     Checkpoint,
     checkpoint_name,
     drop_checkpoints,
@@ -32,7 +33,6 @@ from disback_ray.run_folder import (
 from disback_ray.storage import Folder
 from disback_ray.trace import TRACE, Books
 
-STAGES = (backtracking.TRIAL, degradation.STAGE, backtracking.STAGE)
 PROBED = 4
 """So many micro-batches' samples are looked at together: without gradients they take less room than one that is learnt from."""
 WATCHED, LAG = 5, 2
@@ -87,18 +87,20 @@ class Rehearsal:
             self.follower.ask(self._apart(), lambda apart: self.summary.trial.update(before=apart))
         self.production.watch.stage("trying without a path", steps=total, start=start)
         self.books.open()
-        steps, done, helps = self._backtracking([Switch(0, 0)], start, stage), start, True
-        for mark in (mark for mark in (total // 2, total) if mark and mark >= start):
+        steps, done = self._backtracking([Switch(0, 0)], start, stage), start
+        marks = [mark for mark in (total // 2, total) if mark and mark >= start]  # one that lies behind was passed
+        for mark in marks:
             last = self._follow(islice(steps, mark - done), after=self._after_trial)
             if self.production.stop.is_set():
                 self._end(stage, last, total=total)
-            done, helps = mark, self._leads_somewhere(mark)
-            if not helps:
+            done = mark
+            if not (helps := self._leads_somewhere(done)):
                 break
         self.books.close(batch=self.recipe.batch)
         self._decide(done, wanted=not helps)
 
     def _leads_somewhere(self, done: int) -> bool:
+        """Whether the samples are near enough to the teacher's after so many steps of the trial."""
         assert self.auto is not None
         self.follower.ask(self._apart(), lambda apart: self.summary.trial.update(after=apart, steps=done))
         self.follower.finish()

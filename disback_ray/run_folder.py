@@ -27,6 +27,8 @@ from disback_ray.teachers.saved import is_saved, proof_of
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
 DAMAGED_METRICS = "metrics.damaged.parquet"
+STAGES = (backtracking.TRIAL, degradation.STAGE, backtracking.STAGE)
+"""In which steps are made, in their order."""
 KEPT_RECOVERIES = 100
 FLUSH_SECONDS = 5.0
 TRAINED = ("fake_loss", "fake_grad_norm", "field_norm", "generator_grad_norm")
@@ -60,8 +62,7 @@ def mend(folder: Folder, *, say: Callable[[str], None]) -> None:
     broken = [name for name, read in ((CONFIG, _config), (SUMMARY, read_summary)) if not _reads(folder, name, read)]
     if not broken or not folder.has(CHECKPOINTS):
         return
-    stages = (backtracking.STAGE, degradation.STAGE, backtracking.TRIAL)
-    found = next((found for stage in stages if (found := newest_checkpoint(folder, stage))), None)
+    found = next((found for stage in reversed(STAGES) if (found := newest_checkpoint(folder, stage))), None)
     if found is None:
         return
     refuse_if_held(folder)

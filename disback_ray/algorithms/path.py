@@ -12,7 +12,7 @@ from disback_ray.errors import ConfigError
 PLATEAU_LOOKS, PLATEAU = 3, 0.9
 MOST_NODES = 10_000
 SLOW_START = 10
-"""What half a trial has to fall, as a part of what the whole has to: by benchmarks/auto_path.py, where distances fall slowly at first."""
+"""Half a trial has to fall so many times less than the whole: in benchmarks/auto_path.py distances fall slowly at first."""
 
 
 @dataclass(frozen=True)

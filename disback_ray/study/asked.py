@@ -9,14 +9,12 @@ from torch import Tensor
 from disback_ray.algorithms.sampling import classes_evenly
 from disback_ray.data.prompts import Prompts, PromptsData, read_prompts
 from disback_ray.errors import ConfigError
+from disback_ray.model_images import drawn_by_parts
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.prompting import check_heard, texts_of
 from disback_ray.result import Model
 
-PAIRS = 50
-LEAST = 2
-PART = 256
-"""So many prompts are encoded at a time, as their embeddings lie on disk meanwhile."""
+PAIRS, LEAST = 50, 2
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,7 @@ class Asked:
         """One picture each, [n, C, H, W]; a pair's noise is keyed by the seed and the pair's number, whichever the model."""
         if not self.prompted:
             return model.generate(len(self.captions), seed=seed)
-        parts = {first: self.captions[first : first + PART] for first in range(0, len(self.captions), PART)}
-        return torch.cat([model.generate(len(part), seed=seed, first=first, prompts=part) for first, part in parts.items()])
+        return torch.cat([drawn for _, drawn in drawn_by_parts(model, self.captions, seed=seed)])
 
 
 def ask(models: Mapping[str, Model], *, pairs: int | None, prompts: str | None) -> Asked:

@@ -57,7 +57,7 @@ def read_pickle(
     most: operations, each of which takes some microseconds; by default more than any known checkpoint needs.
     Raises CheckpointError for a symbol without a constructor, which it names, and for a damaged or unusual pickle.
     """
-    machine = _Machine(constructors, persistent)
+    machine, limit = _Machine(constructors, persistent), most or MAX_OPERATIONS
     operations = pickletools.genops(data)
     try:
         for count, (opcode, argument, position) in enumerate(operations):
@@ -65,8 +65,8 @@ def read_pickle(
                 if isinstance(data, bytes) and (position is None or position + 1 != len(data)):
                     raise ValueError("something follows the end of the pickle")
                 return machine.result()
-            if count >= (most or MAX_OPERATIONS):
-                raise ValueError(f"more than {most or MAX_OPERATIONS} operations")
+            if count >= limit:
+                raise ValueError(f"more than {limit} operations")
             machine.step(opcode.name, argument)
     except (TypeError, ValueError, LookupError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -9,7 +9,6 @@ import math
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -23,9 +22,7 @@ from disback_ray.teachers.inert_pickle import Built, Constructor, Symbol, read_p
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
 MAX_DIMENSIONS = 8
 _ZIP = b"PK\x03\x04"
-_DAMAGES = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, NotImplementedError, OverflowError, RuntimeError, ValueError,
-)  # fmt: skip
+_DAMAGES = (zipfile.BadZipFile, struct.error, EOFError, LookupError, OverflowError, RuntimeError, ValueError)
 _TYPES = {
     "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64, "Long": torch.int64,
     "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,

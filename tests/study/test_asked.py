@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from disback_ray import model_images
 from disback_ray.errors import ConfigError
 from disback_ray.pictures import image_grid
 from disback_ray.result import Model
@@ -50,7 +51,7 @@ class Painter:
 @pytest.fixture(autouse=True)
 def _any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asked, "check_heard", lambda network, prompts: None)
-    monkeypatch.setattr(asked, "PART", 2)
+    monkeypatch.setattr(model_images, "PART", 2)
 
 
 @pytest.fixture
