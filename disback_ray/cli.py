@@ -256,6 +256,8 @@ def study(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise, the order and the sides.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Of a side that is a diffusion teacher, as for sample.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Of a side that is a text-to-image teacher, as for sample.")] = None,
     out: Annotated[str, typer.Option(help="The study's folder: study.html for people, key.json for you.")] = "study",
     score: Annotated[
         list[str] | None, typer.Option("--score", help="A file of answers; repeatable. Prints the preference.")
@@ -264,14 +266,20 @@ def study(
     debug: Debug = False,
 ) -> None:
     """Which of two models do people prefer? Writes a page of blinded, shuffled pairs; `--score` counts what they answered."""
-    from disback_ray.result import load_model
+    from disback_ray.result import is_teacher, load_model
     from disback_ray.storage import Folder
     from disback_ray.study import making
 
-    if score and not runs and prompts is None:
+    if score and not runs and prompts is None and steps is None and guidance is None:
         print(making.score_files(Folder.at(out), score))
     elif runs and len(runs) == 2 and runs[0] != runs[1] and not score:
-        models = {where: load_model(where, trust_modules=trust_modules) for where in runs}
+        taught = [where for where in runs if is_teacher(where)] or runs  # a run says that it takes neither
+        models = {
+            where: load_model(where, steps=steps, guidance=guidance, trust_modules=trust_modules)
+            if where in taught
+            else load_model(where, trust_modules=trust_modules)
+            for where in runs
+        }
         print(making.make(models, Folder.at(out), seed=seed, pairs=n, prompts=prompts))
     else:
         raise ConfigError("study: give two different runs, or --score FILE with the study's --out")

@@ -23,7 +23,8 @@ Mode = Annotated[str, typer.Option(help="clean-fid's: clean, legacy_pytorch or l
 Cache = Annotated[str | None, typer.Option(help="A folder that keeps what comes from an address; nothing is kept elsewhere.")]
 Count = Annotated[int | None, typer.Option("--n", help="How many samples: by default all of a folder, 50,000 of a model.")]
 Seed = Annotated[int, typer.Option(help="Of what a model draws, and of the kernel distance's subsets.")]
-Steps = Annotated[int | None, typer.Option(help="Of a diffusion teacher's sampler; 18 by default.")]
+Steps = Annotated[int | None, typer.Option(help="Of a diffusion teacher's sampler; Heun's 18 or DDIM's 50 by default.")]
+Guidance = Annotated[float | None, typer.Option(help="Of a text-to-image teacher to its prompts; 1 for none, 8 by default.")]
 Skip = Annotated[bool, typer.Option("--skip-corrupt", help="Pass over images that can't be read, and count them.")]
 Trust = Annotated[bool, typer.Option("--trust-modules", help="A module:factory that a run or teacher names may run its code.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -45,6 +46,7 @@ def evaluate(
     seed: Seed = 0,
     blocks: Annotated[int, typer.Option(help="Of so many samples each, of which the nearest counts; EDM's convention is 3.")] = 1,
     steps: Steps = None,
+    guidance: Guidance = None,
     skip_corrupt: Skip = False,
     trust_modules: Trust = False,
     assume_kind: Annotated[
@@ -67,7 +69,7 @@ def evaluate(
     from disback_ray.storage import Folder
 
     earlier = None if against is None else ImageFigures.from_json(_read_json(against), name=against)
-    source = Source(n, seed, steps, skip_corrupt, trust_modules)
+    source = Source(n, seed, steps, guidance, skip_corrupt, trust_modules)
     if clip is not None and prompts is None:
         raise ConfigError(f"--clip {clip}: give --prompts as well, which the images are to fit")
     if prompts is not None:
@@ -114,7 +116,7 @@ def statistics(
     from disback_ray.storage import Folder
 
     built = _spec(extractor, weights, sha256, mode).build(cache=None if cache is None else Folder.at(cache))
-    found = make_statistics(what, out, built, Source(n, seed, steps, skip_corrupt, trust_modules), keep=features, say=_say)
+    found = make_statistics(what, out, built, Source(n, seed, steps, None, skip_corrupt, trust_modules), keep=features, say=_say)
     print(f"{out}: {found.kind}; {found.origin}")
 
 

@@ -51,14 +51,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Source:
-    """How to take images. n: None for all of a folder's, 50,000 of a model's. steps: of a diffusion teacher's sampler.
+    """How to take images. n: None for all of a folder's, 50,000 of a model's.
 
+    steps: of a diffusion teacher's sampler; guidance: of a text-to-image teacher to its prompts. None: as `sample` draws it.
     trust_modules: a run or a teacher may name a module of the user's own, whose code then runs.
     """
 
     n: int | None = None
     seed: int = 0
     steps: int | None = None
+    guidance: float | None = None
     skip_corrupt: bool = False
     trust_modules: bool = False
 
@@ -230,7 +232,7 @@ def _model(where: str, source: Source) -> Model | None:
         return None
     folder = Folder.at(where)
     if where.endswith(MODELS) or folder.has(SUMMARY) or folder.has(DENOISER) or is_diffusers(where):
-        return load_model(where, steps=source.steps, trust_modules=source.trust_modules)
+        return load_model(where, steps=source.steps, guidance=source.guidance, trust_modules=source.trust_modules)
     return None
 
 

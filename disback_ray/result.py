@@ -271,6 +271,12 @@ def _teacher(where: str, *, scalings: Scalings | None, trust_modules: bool) -> t
     return found.denoiser, found.spec
 
 
+def is_teacher(where: str | Path) -> bool:
+    """Whether `load_model` takes it for a teacher's file, folder or id, rather than for a run."""
+    folder, name = Folder.of_file(where)
+    return folder.size(name) is not None or Folder.at(where).has(SETTINGS_OF_DENOISER) or is_diffusers(str(where))
+
+
 def load_model(
     where: str | Path,
     *,
@@ -281,8 +287,7 @@ def load_model(
     trust_modules: bool = False,
 ) -> Model:
     """A teacher, or a run. Raises what load_teacher and load_run raise, and ConfigError for what is only a teacher's where it is a run."""
-    folder, name = Folder.of_file(where)
-    if folder.size(name) is not None or Folder.at(where).has(SETTINGS_OF_DENOISER) or is_diffusers(str(where)):
+    if is_teacher(where):
         return load_teacher(
             where, steps=steps, sampler=sampler, guidance=guidance, scalings=scalings, trust_modules=trust_modules
         )

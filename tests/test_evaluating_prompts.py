@@ -13,6 +13,7 @@ from disback_ray.errors import ConfigError
 from disback_ray.evaluating import Source, evaluate_prompts
 from disback_ray.evaluation.extractors import ExtractorSpec, as_pixels
 from disback_ray.hugging_face import transformers
+from disback_ray.model_images import PART
 from disback_ray.result import load_model
 from disback_ray.storage import digest
 from disback_ray.tiny_pipelines import write_pipeline
@@ -47,10 +48,11 @@ def clip(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_score_is_transformers_own(pipeline: Path, clip: Path, tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(PROMPTS))
-    source = Source(seed=3, steps=2)
+    source = Source(seed=3, steps=2, guidance=1)
     found = evaluate_prompts(str(pipeline), str(file), clip=str(clip), reference=None, spec=ExtractorSpec(), source=source)
     assert (found.samples.images, set(found.figures)) == (3, {"clip_score"})
-    drawn = as_pixels(load_model(pipeline, steps=2).generate(3, seed=3, prompts=list(PROMPTS)))
+    drawn = as_pixels(load_model(pipeline, steps=2, guidance=1).generate(3, seed=3, prompts=list(PROMPTS)))
+    assert found.samples.sha256 == hashlib.sha256(b"".join(image.tobytes() for image in drawn)).hexdigest()
     library = transformers()
     processor, model = library.CLIPProcessor.from_pretrained(clip), library.CLIPModel.from_pretrained(clip).eval()
     with torch.no_grad():
@@ -66,9 +68,24 @@ def test_the_score_is_transformers_own(pipeline: Path, clip: Path, tmp_path: Pat
         )
 
 
-def test_what_cant_be_measured_is_said(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_prompt_that_is_too_long_is_named_by_its_line_before_any_is_drawn(
+    pipeline: Path, clip: Path, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the first part of images, too."""
+    monkeypatch.delattr("disback_ray.result.TeacherModel.generate")
+    file = tmp_path / "prompts.txt"
+    file.write_text("the cat\n" * PART + "a" * 80)
+    said = command("evaluate", str(pipeline), "--prompts", str(file), "--clip", str(clip))
+    assert said.complaint == f"--prompts {file}, line {PART + 1}: 82 tokens, and the text encoder takes 77: shorten the prompt"
+
+
+def test_what_cant_be_measured_is_said(ring8: Path, clip: Path, command: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("the cat")
+    said = command("evaluate", str(ring8), "--prompts", str(file), "--clip", str(clip))
+    assert said.complaint == f"--prompts {file}: {ring8} takes no prompts"
+    said = command("evaluate", str(ring8), "--prompts", f"{file}.none", "--clip", str(clip))
+    assert said.complaint == f"--prompts {file}.none: no such file"
     assert "give --clip, --reference, or both" in command("evaluate", "x.pkl", "--prompts", str(file)).complaint
     assert "give --prompts as well" in command("evaluate", "x.pkl", "--clip", str(tmp_path)).complaint
     assert "is no model" in command("evaluate", "x.zip", "--prompts", str(file), "--clip", str(tmp_path)).complaint

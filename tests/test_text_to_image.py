@@ -30,7 +30,6 @@ from disback_ray.inspection import inspect
 from disback_ray.pictures import image_grid
 from disback_ray.result import load_model
 from disback_ray.storage import Folder
-from disback_ray.study.making import make
 from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.tiny import tiny_overrides
 
@@ -189,14 +188,17 @@ def test_a_study_is_of_prompts(here: disback_ray.RunResult, storage: Path, tmp_p
     asked = ("study", here.folder.uri, str(tmp_path / "copy"), "--out", str(tmp_path / "study"))
     assert "prompts.txt, line 2: 82 tokens" in command(*asked, "--prompts", str(file)).complaint
     assert not (tmp_path / "study").exists()
+    assert "--steps 2: a run's generator" in command(*asked, "--n", "2", "--steps", "2").complaint
     assert command(*asked, "--n", "2").status == 0
     shown = studied(tmp_path / "study")
     assert set(shown) == {few[0], few[len(few) // 2]}
     assert all(left == right for left, right in shown.values()), "the same noise"
 
     file.write_text("\n".join(few[4:6]))
-    pipeline = load_model(storage / "teachers" / "tiny" / "sd", steps=1)
-    make({"run": here, "pipeline": pipeline}, Folder.at(tmp_path / "both"), seed=5, prompts=str(file))
+    taught = str(storage / "teachers" / "tiny" / "sd")
+    asked = ("--prompts", str(file), "--seed", "5", "--out", str(tmp_path / "both"), "--steps", "1")
+    assert command("study", here.folder.uri, taught, *asked, "--guidance", "1").status == 0
+    pipeline = load_model(taught, steps=1, guidance=1)
     drawn = [model.generate(2, seed=5, prompts=few[4:6]) for model in (here, pipeline)]
     shown = studied(tmp_path / "both")
     assert {text: set(pair) for text, pair in shown.items()} == {

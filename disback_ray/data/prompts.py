@@ -43,28 +43,29 @@ class Prompts:
         return f"{self.where}, {self.unit} {index + 1}"
 
 
-def read_prompts(data: PromptsData) -> Prompts:
-    """Raises ConfigError, which names the line, where there is no file or no prompt, or one is empty."""
+def read_prompts(data: PromptsData, *, key: str = "data.file:") -> Prompts:
+    """key: what named the file, as errors begin. Raises ConfigError, which names the line, for no file, no prompt, or an empty one."""
+    where = f"{key} {data.file}"
     folder, name = Folder.of_file(data.file)
     if folder.size(name) is None:
-        raise ConfigError(f"data.file: {data.file}: no such file")
+        raise ConfigError(f"{where}: no such file")
     try:
         content = folder.read(name)
     except CheckpointError as error:
-        raise ConfigError(f"data.file: {error}") from None
+        raise ConfigError(f"{key} {error}") from None
     if data.file.endswith(".parquet"):
-        prompts = Prompts(tuple(text.strip() for text in _column(content, data)), f"data.file: {data.file}", "row")
+        prompts = Prompts(tuple(text.strip() for text in _column(content, data, where)), where, "row")
     else:
-        prompts = Prompts(tuple(text.strip() for text in _lines(content, data)), f"data.file: {data.file}", "line")
+        prompts = Prompts(tuple(text.strip() for text in _lines(content, data, where)), where, "line")
     if not prompts.texts:
-        raise ConfigError(f"data.file: {data.file}: holds no prompts")
+        raise ConfigError(f"{where}: holds no prompts")
     for index, text in enumerate(prompts.texts):
         if not text:
             raise ConfigError(f"{prompts.place(index)}: empty; give a prompt, or delete the {prompts.unit}")
     return prompts
 
 
-def _lines(content: bytes, data: PromptsData) -> list[str]:
+def _lines(content: bytes, data: PromptsData, where: str) -> list[str]:
     if data.column is not None:
         raise ConfigError(f"data.column: {data.column}: {data.file} is no .parquet file, and has none")
     try:
@@ -73,22 +74,24 @@ def _lines(content: bytes, data: PromptsData) -> list[str]:
         return text.removesuffix("\n").split("\n") if text else []
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise ConfigError(f"data.file: {data.file}, line {line}: not UTF-8 text") from None
+        raise ConfigError(f"{where}, line {line}: not UTF-8 text") from None
 
 
-def _column(content: bytes, data: PromptsData) -> list[str]:
+def _column(content: bytes, data: PromptsData, where: str) -> list[str]:
     try:
         schema = pq.read_schema(io.BytesIO(content))
         there = schema.names
         name = data.column or next((column for column in COLUMNS if column in there), None)
         if name not in there:
-            asked = f"no column {data.column!r}" if data.column else f"none of the columns {', '.join(COLUMNS)}"
-            raise ConfigError(f"data.column: {data.file}: {asked}; it has {listed(there) or 'none'}")
+            has = f"it has {listed(there) or 'none'}"
+            if data.column:
+                raise ConfigError(f"data.column: {data.file}: no column {data.column!r}; {has}")
+            raise ConfigError(f"{where}: none of the columns {', '.join(COLUMNS)}; {has}")
         kind = schema.field(name).type
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind  # as pandas writes categories
         if not any(is_text(plain) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
-            raise ConfigError(f"data.column: {data.file}: column {name!r} holds {kind}, not text")
+            raise ConfigError(f"{where}: column {name!r} holds {kind}, not text")
         texts = pq.read_table(io.BytesIO(content), columns=[name]).column(name).to_pylist()
     except DAMAGED_ARROW as error:
-        raise ConfigError(f"data.file: {data.file}: no parquet file, or damaged: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{where}: no parquet file, or damaged: {str(error).splitlines()[0]}") from None
     return [text or "" for text in texts]

@@ -64,7 +64,7 @@ def _classes(models: Mapping[str, Model], pairs: int) -> Asked:
 
 def _of_file(file: str, pairs: int | None) -> Prompts:
     """Its first ones, or all."""
-    found = read_prompts(PromptsData(file))
+    found = read_prompts(PromptsData(file), key="--prompts")
     if len(found) < (pairs or LEAST):
         raise ConfigError(f"--n {pairs or LEAST}: {file} holds {len(found)} prompts, and each makes one pair")
     return Prompts(found.texts[:pairs], found.where, found.unit)
