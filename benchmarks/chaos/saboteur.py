@@ -106,10 +106,10 @@ class Once(Silent):
         self.told.append(text)
 
 
-def process_of(role: str) -> int | None:
-    """The living process of a role, by Ray's own list of actors: the newest."""
+def process_of(role: str, *, states: Sequence[str] = ("ALIVE",)) -> int | None:
+    """The living process of a role, by Ray's own list of actors: the newest. states: those that count as living."""
     kind = {"fake_score": "FakeScore", "teacher": "FrozenTeacher", "path_node": "PathNode"}.get(role, role.capitalize())
-    living = [a for a in state.actors().values() if a["ActorClassName"] == kind and a["State"] == "ALIVE"]
+    living = [a for a in state.actors().values() if a["ActorClassName"] == kind and a["State"] in states]
     return max(living, key=lambda actor: int(actor["StartTime"]))["Pid"] if living else None
 
 

@@ -74,13 +74,18 @@ class Hosted:
         trace: whether each call is noted. meeting, point: of the ranks that this is one of.
         Raises ClusterError where the file `proof` in the folder can't be seen from here, and what building the role raises.
         """
-        if not shared.has(proof):
-            raise ClusterError(
-                f"{name} runs on a machine that doesn't see {shared.uri}: set `storage` in the cluster file to what all machines share"
-            )
-        self.name, self.sheet.trace = name.partition("/")[0], trace
-        built: Whereabouts = await asyncio.wrap_future(self.turns.between(partial(self._build, role, arguments, meeting, point)))
-        return built
+        self.busy = "build", time.monotonic()
+        try:
+            if not shared.has(proof):
+                raise ClusterError(
+                    f"{name} runs on a machine that doesn't see {shared.uri}: set `storage` in the cluster file to what all machines share"
+                )
+            self.name, self.sheet.trace = name.partition("/")[0], trace
+            building = self.turns.between(partial(self._build, role, arguments, meeting, point))
+            built: Whereabouts = await asyncio.wrap_future(building)
+            return built
+        finally:
+            self.busy = None
 
     def _build(
         self, role: Callable[..., Any], arguments: dict[str, Any], meeting: Meeting | None, point: tuple[str, int] | None

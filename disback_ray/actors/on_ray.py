@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+from ray._private.state import state as typed_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disback_ray.actors.hosted import Hosted, Meeting, Part
 from disback_ray.storage import Folder
+
+state: Any = typed_state
 
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 """Whoever waits meets the first error; Ray would log, with tracebacks, all that follow from it in results nobody waits for any more."""
@@ -75,15 +78,31 @@ class OnRay:
         """Later: see Hosted."""
         return self._actor.beat.remote()
 
+    def beats(self) -> list[Any]:
+        """Later: of each of its processes."""
+        return [self.beat()]
+
+    def has_begun(self) -> bool:
+        """Whether there is a process, on some machine: until then it waits for its place."""
+        return bool(self._known().get("Pid"))
+
     def kill(self) -> None:
         """Ends the process, if it hasn't ended."""
         ray.kill(self._actor)
 
-    def kill_stuck(self, *, pid: int, node_id: str) -> None:
+    def kill_stuck(self) -> None:
         """The same where it may not even hear that it is to end: somebody beside it on its machine does it."""
+        known = self._known()
         self.kill()
-        remote: Any = ray.remote(num_cpus=0, max_retries=0)
-        remote(_kill).options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(pid)
+        if known.get("Pid"):
+            beside = NodeAffinitySchedulingStrategy(known["Address"]["NodeID"], soft=False)
+            remote: Any = ray.remote(num_cpus=0, max_retries=0)
+            remote(_kill).options(scheduling_strategy=beside).remote(known["Pid"])
+
+    def _known(self) -> dict[str, Any]:
+        """Its line in the table of actors of Ray's head, which has its process before that one answers; {} where there is none."""
+        known: dict[str, Any] = state.actor_table(self._actor._actor_id.hex())
+        return known
 
 
 def _kill(pid: int) -> None:

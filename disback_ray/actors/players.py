@@ -40,7 +40,7 @@ class Player:
 
     turns: so many calls its process has been given; log: its calls since it was last saved; losses: when its process was lost.
     under_way: the turns of calls that aren't known to have been made, and their notes.
-    built: whether its process has the role; why: it was ended; beat, asked: the sign of life that is waited for, and since when.
+    built: whether its process has the role; why: it was ended; beats, asked: the signs of life that are waited for, and since when.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Player:
     process: OnRay | RankGroup
     built: bool = False
     why: str = ""
-    beat: Any = None
+    beats: list[Any] = field(default_factory=list)
     asked: float = 0.0
     turns: int = 0
     log: list[Call] = field(default_factory=list)

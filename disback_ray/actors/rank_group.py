@@ -76,10 +76,18 @@ class RankGroup:
         """As OnRay's: where one rank is stuck, the first soon waits for it."""
         return self.members[0].beat()
 
-    def kill_stuck(self, *, pid: int, node_id: str) -> None:
-        """As OnRay's; pid, node_id: the first rank's."""
-        self.kill()
-        self.members[0].kill_stuck(pid=pid, node_id=node_id)
+    def beats(self) -> list[Any]:
+        """As OnRay's: until they have met, each is asked."""
+        return [member.beat() for member in self.members]
+
+    def has_begun(self) -> bool:
+        """As OnRay's: whether all have."""
+        return all(member.has_begun() for member in self.members)
+
+    def kill_stuck(self) -> None:
+        """As OnRay's."""
+        for member in self.members:
+            member.kill_stuck()
 
     def kill(self) -> None:
         for member in self.members:

@@ -31,6 +31,8 @@ PATIENCE = 20.0
 PINGS = 7
 IDLE_SECONDS = 5.0
 """So often a role that has nothing to do is asked for a sign of life, and Ray for machines that are to go."""
+BEGINNING = 5.0
+"""So many times `recovery.hang` a process may be without a sign of life until its role is built: it imports, and reads weights."""
 LOOK_SECONDS = 1.0
 """So long a wait lasts before it looks up: at Ctrl-C, at what has failed, and at what there is to be said. The first ones are shorter."""
 
@@ -67,6 +69,7 @@ class Recovery:
         mending = _Mending(anew=set(self.players))
         while mending.anew:
             self._build(mending)
+        self._tell_of(mending)
         return {name: Proxy(player, self.submit) for name, player in self.players.items()}
 
     def submit(self, player: Player, method: str, *args: Any, **kwargs: Any) -> Call:
@@ -210,6 +213,9 @@ class Recovery:
             self._make_again({*self._settle(mending), *(call for call in wanted if call.missing)}, mending)
             if not mending.anew:
                 break
+        self._tell_of(mending)
+
+    def _tell_of(self, mending: _Mending) -> None:
         if mending.losses:
             reason = next(iter(mending.losses.values()))
             seconds = time.monotonic() - mending.began
@@ -282,10 +288,11 @@ class Recovery:
         for name, reason in mending.gone.items():
             player = self.players[name]
             self._count(player, reason)
-            mending.losses.setdefault(name, reason)
+            before = mending.losses.get(name)
+            mending.losses[name] = f"{before}, then {reason}" if before else reason
             player.process.kill()
             player.process = player.spawn()
-            player.built, player.why, player.beat = False, "", None
+            player.built, player.why, player.beats = False, "", []
         mending.gone.clear()
         builds = {name: self.players[name].process.build() for name in self.players if name in mending.anew}
         self._until_there([build for seats in builds.values() for build in seats.values()])
@@ -295,9 +302,9 @@ class Recovery:
             if errors and not gone:
                 raise plain(errors[0]) from None
             if gone:
-                mending.gone[name] = reason_of(gone[0])
+                mending.gone[name] = self.players[name].why or reason_of(gone[0])
                 continue
-            self.players[name].built = True
+            self.players[name].built, self.players[name].beats = True, []
             for label, build in seats.items():
                 seat = asdict(ray.get(build))
                 self.seats[label] = {key: seat[key] for key in ("pid", "node", "node_id")} | {"devices": list(seat["devices"])}
@@ -328,28 +335,31 @@ class Recovery:
     def _look_after(self) -> None:
         """Ends whoever hangs: its calls fail then, and it is put up again. Asks in passing, and never waits."""
         for player in self.players.values():
-            if not player.built or player.why:
-                continue
-            now = time.monotonic()
-            if player.beat is None:
-                player.beat, player.asked = player.process.beat(), now
-            if not ray.wait([player.beat], timeout=0)[0]:
-                if now - player.asked > self.limits.hang:
-                    self._end(player, f"it gave no sign of life for {now - player.asked:.0f} s")
-                continue
-            beat, player.beat = player.beat, None
-            if (error := error_of(beat)) is not None:
-                if is_gone(error):  # its calls will tell, if there are any
-                    self.dead[player.name] = player.process, reason_of(error)
-                continue
-            method, seconds, longest = ray.get(beat)
-            if seconds > (max(self.limits.hang, PATIENCE * longest) if longest else PATIENCE * self.limits.hang):
-                self._end(player, f"it hung in {method} for {seconds:.0f} s")
+            if not player.why:
+                self._listen_to(player, time.monotonic())
+
+    def _listen_to(self, player: Player, now: float) -> None:
+        if not player.beats:
+            player.beats = [player.process.beat()] if player.built else player.process.beats()
+            player.asked = now
+        if ray.wait(player.beats, num_returns=len(player.beats), timeout=0)[1]:
+            if not player.built and not player.process.has_begun():
+                player.asked = now  # whoever waits for a place doesn't hang
+            elif now - player.asked > self.limits.hang * (1 if player.built else BEGINNING):
+                self._end(player, f"it gave no sign of life for {now - player.asked:.0f} s")
+            return
+        beats, player.beats = player.beats, []
+        if errors := [error for beat in beats if (error := error_of(beat)) is not None]:
+            if player.built and is_gone(errors[0]):  # its calls will tell, if there are any
+                self.dead[player.name] = player.process, reason_of(errors[0])
+            return
+        method, seconds, longest = max(ray.get(beats), key=lambda beat: beat[1])
+        if seconds > (max(self.limits.hang, PATIENCE * longest) if longest else PATIENCE * self.limits.hang):
+            self._end(player, f"it hung in {method} for {seconds:.0f} s")
 
     def _end(self, player: Player, why: str) -> None:
         player.why = why
-        seat = self.seats.get(player.name) or self.seats[f"{player.name}/0"]  # of a group, the first rank's
-        player.process.kill_stuck(pid=seat["pid"], node_id=seat["node_id"])
+        player.process.kill_stuck()
 
     def _send(self, call: Call) -> tuple[Any, Any]:
         """Hands a call to its role's process, with the results of others as they are to be had now."""

@@ -87,7 +87,8 @@ class Roles(Frozen):
 class RecoveryLimits(Frozen):
     """A role whose process is lost is put up again, unless that happens more than `losses` times within `within` seconds.
 
-    hang: seconds after which a call that also takes 20 times the longest of its kind so far is given up, and its role taken as lost.
+    hang: seconds after which a call that also takes 20 times the longest of its kind so far is given up, and its role taken as lost;
+    so is a process without a sign of life. While it begins it has 5 times as long for that, and 20 times as long until its role is built.
     log_mb: what its calls since the last checkpoint may hold in the object store, which spills to disk; then there is a checkpoint.
     on_nonfinite: what NaN or Inf in a step does: the run stops, or goes on without the step.
     """

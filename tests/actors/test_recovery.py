@@ -28,9 +28,15 @@ from disback_ray.storage import Folder
 
 
 class Role:
-    """Remembers what it was given. `die` ends its process, unless the file says that it has died before."""
+    """Remembers what it was given. `die` ends its process, unless the file says that it has died before.
 
-    def __init__(self, start: int = 0, **errors: Exception) -> None:
+    hangs: it stops its own process while it is built, unless that file is there.
+    """
+
+    def __init__(self, start: int = 0, hangs: str = "", **errors: Exception) -> None:
+        if hangs and not os.path.exists(hangs):
+            open(hangs, "x").close()
+            os.kill(os.getpid(), signal.SIGSTOP)
         self.seen: list[Any] = [start]
         self.errors = errors
 
@@ -198,18 +204,53 @@ def test_from_where_it_was_saved(seat: Seat, tmp_path: Path, monkeypatch: pytest
     assert wait(call) == given, "what was given once stays given"
 
 
-def test_who_hangs_is_given_up_and_put_up_again(seat: Seat, tmp_path: Path) -> None:
-    """In a call, or altogether: a stopped process gives no sign of life, and doesn't hear that it is to end."""
-    troupe = seat(a={}, hang=3, losses=50)
+def test_who_hangs_is_given_up_and_put_up_again(seat: Seat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a call, or altogether: a stopped process gives no sign of life, and doesn't hear that it is to end.
+
+    While it is built, too, at first and in the place of another.
+    """
+    monkeypatch.setattr(recovery, "BEGINNING", 1.0)
+    hangs = tmp_path / "built"
+    troupe = seat(a={"hangs": str(hangs)}, hang=3, losses=50)
+    (event,) = troupe.heard.events
+    assert event.reason.startswith("it gave no sign of life for "), event
     a, wait = troupe.proxies["a"], troupe.recovery.wait
     (tmp_path / "done").touch()
     wait([a.add(1), a.pause(str(tmp_path / "done"))])
     assert wait(a.pause(str(tmp_path / "hung"))) == [0, 1, "paused", "paused"]
+    hangs.unlink()
     os.kill(troupe.recovery.seats["a"]["pid"], signal.SIGSTOP)
     assert wait(a.add(3)) == [0, 1, "paused", "paused", 3]
     reasons = [event.reason for event in troupe.heard.events]  # on a busy machine it may be given up once more: it costs nothing
     assert any(reason.startswith("it hung in pause for ") for reason in reasons), reasons
-    assert any(reason.startswith("it gave no sign of life for ") for reason in reasons), reasons
+    assert any(", then it gave no sign of life for " in reason for reason in reasons), reasons
+    assert hangs.exists()
+
+
+@pytest.mark.parametrize(
+    ("begun", "busy", "seconds", "why"),
+    [
+        (False, None, 1e6, ""),
+        (True, None, 49, ""),
+        (True, None, 51, "it gave no sign of life for 51 s"),
+        (True, ("build", 190, 0), 0, ""),
+        (True, ("build", 201, 0), 0, "it hung in build for 201 s"),
+    ],
+)
+def test_how_long_one_may_take_to_be_built(
+    begun: bool, busy: Any, seconds: float, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for a place may take for ever; who has one is to answer within 5 times `hang`, and to have its role within 20 times."""
+    ended = []
+    process: Any = SimpleNamespace(beats=lambda: [busy], has_begun=lambda: begun, kill_stuck=lambda: ended.append(process))
+    parted = ([busy], []) if busy else ([], [busy])
+    monkeypatch.setattr(recovery, "ray", SimpleNamespace(wait=lambda *_, **__: parted, get=lambda beats: beats))
+    monkeypatch.setattr(recovery, "error_of", lambda beat: None)
+    ours = Recovery(RecoveryLimits(hang=10), Heard(), missing=lambda: "")
+    player = Player("a", Role, lambda: process, process)
+    for now in (0.0, seconds) if seconds else (0.0,):
+        ours._listen_to(player, now)
+    assert (player.why, len(ended)) == (why, bool(why))
 
 
 def test_errors_are_one_line_but_a_bug_keeps_its_traceback(seat: Seat) -> None:
