@@ -62,6 +62,8 @@ class Production:
     trace: bool = False
 
     def save_summary(self) -> None:
+        """Raises RunFolderError where the folder is another driver's by now, and CheckpointError."""
+        self.lock.require()
         self.folder.write_json(SUMMARY, asdict(self.summary))
 
     def say(self, text: str) -> None:

@@ -258,7 +258,8 @@ class Rehearsal:
         if final is not None:
             self.summary.metrics["generator"] = wait(final)
         raised = [Alarm(**alarm) for alarm in self.summary.alarms]
-        self.summary.verdict = verdict(self._looks(), self.summary.metrics, raised, real_spread=self.summary.bounds.get("spread"))
+        spread = self.summary.bounds.get("spread")
+        self.summary.verdict = verdict(self._looks(), self.summary.metrics, raised, real_spread=spread, lost=self._lost())
         self.summary.digest = hashlib.sha256("".join(digests).encode()).hexdigest()
 
     # -- between the steps --
@@ -382,6 +383,11 @@ class Rehearsal:
         return [
             row for row in self.production.metrics.rows if row["stage"] == backtracking.STAGE and row.get("spread") is not None
         ]
+
+    def _lost(self) -> int:
+        """Steps of Algorithm 2 without a row: metrics.parquet was gone or damaged when the run went on."""
+        stages = {backtracking.STAGE} | ({backtracking.TRIAL} if self._goes_without() else set())
+        return self.recipe.backtracking.steps - len({r["step"] for r in self.production.metrics.rows if r["stage"] in stages})
 
     def _due(self, step: Step, every: int) -> bool:
         return (step.step + 1) % every == 0

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from disback_ray.evaluation.looks import SIGMAS
 from disback_ray.limited_yaml import NotYaml
 from disback_ray.run_lock import LOCK, refuse_if_held
 from disback_ray.storage import DAMAGED_ARROW, Folder
+from disback_ray.summary_check import problem_of
 from disback_ray.teachers.saved import is_saved, proof_of
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
@@ -263,32 +264,53 @@ class Metrics:
         [("stage", pa.string()), ("step", pa.int64()), ("node", pa.int64()), *((name, pa.float64()) for name in NUMBERS)]
     )
 
-    def __init__(self, folder: Folder) -> None:
-        """Goes on from the folder's file, where it has one. Raises CheckpointError where that is damaged."""
-        self.folder = folder
+    def __init__(self, folder: Folder, *, may_write: Callable[[], None] = lambda: None) -> None:
+        """Goes on from the folder's file, where it has one. may_write: raises where the folder is another driver's by now.
+
+        Raises CheckpointError where the file is damaged.
+        """
+        self.folder, self.may_write = folder, may_write
         self.rows: list[dict[str, Any]] = []
         self.early: dict[tuple[str, int], dict[str, float]] = {}
         self.flushed = time.monotonic()
         self.cost = 0.0
         if folder.has(METRICS):
             try:
-                self.rows = pq.read_table(io.BytesIO(folder.read(METRICS)), page_checksum_verification=True).to_pylist()
-                if self.rows and not {"stage", "step", "seconds"} <= self.rows[0].keys():
-                    raise pa.ArrowInvalid("its columns are not a run's")
+                self.rows = self._read(folder.read(METRICS)).to_pylist()
             except DAMAGED_ARROW as error:
                 reason = str(error).splitlines()[0].rstrip(".")
                 raise CheckpointError(f"{folder.uri}/{METRICS} is damaged: {reason}") from None
 
+    def _read(self, data: bytes) -> pa.Table:
+        """The columns that are known, of the types that they have. Raises what DAMAGED_ARROW says."""
+        found = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, read_dictionary=["stage"])
+        if found.metadata.num_rows > len(data):  # the seconds of each row are others
+            raise pa.ArrowInvalid(f"{found.metadata.num_rows:,} rows in {len(data):,} bytes")
+        names = [name for name in self.schema.names if name in found.schema_arrow.names]
+        if not {"stage", "step", "seconds"} <= set(names):
+            raise pa.ArrowInvalid("its columns are not a run's")
+        table = found.read(columns=names)
+        if not set(table.column("stage").unique().to_pylist()) <= set(STAGES):
+            raise pa.ArrowInvalid("its stages are not a run's")
+        table = table.cast(pa.schema([self.schema.field(name) for name in table.column_names]))
+        if table.column("step").null_count or table.column("seconds").null_count:
+            raise pa.ArrowInvalid("rows without a step or a time")
+        return table
+
     @classmethod
-    def of_run(cls, folder: Folder, *, say: Callable[[str], None]) -> Self:
-        """The same for a run that goes on: a damaged file is set aside, and its rows are missed."""
+    def of_run(cls, folder: Folder, *, say: Callable[[str], None], may_write: Callable[[], None] = lambda: None) -> Self:
+        """The same for a run that goes on: a damaged file is set aside, and its rows are missed. What is missed is said."""
+        if not folder.has(METRICS) and any(
+            (folder / CHECKPOINTS / name).has(MANIFEST) for name in (folder / CHECKPOINTS).names()
+        ):
+            say(f"{folder.uri}/{METRICS} is gone: the run goes on without its rows")
         try:
-            return cls(folder)
+            return cls(folder, may_write=may_write)
         except CheckpointError as error:
             folder.write(DAMAGED_METRICS, folder.read(METRICS))
             folder.remove(METRICS)
             say(f"{error}: it is {DAMAGED_METRICS} now, and the run goes on without its rows")
-            return cls(folder)
+            return cls(folder, may_write=may_write)
 
     def forget_after(self, stage: str, step: int, *, order: Sequence[str]) -> None:
         """Drops rows of steps that will be made again: those of `stage` after `step`, and of later stages."""
@@ -318,6 +340,8 @@ class Metrics:
         return pa.Table.from_pylist(self.rows, schema=self.schema)
 
     def flush(self) -> None:
+        """Raises CheckpointError, and what may_write raises."""
+        self.may_write()
         start = time.monotonic()
         sink = io.BytesIO()
         pq.write_table(self.table(), sink, write_page_checksum=True)
@@ -382,17 +406,10 @@ class Summary:
             self.pictures.append({"file": file, "title": title})
 
 
-SAID = ("recipe", "seed", "status", "stages", "metrics", "digest")
-"""What every version's summary says."""
-
-
 def read_summary(folder: Folder) -> dict[str, Any]:
     """A run's summary.json. Raises CheckpointError where it is missing, damaged, or JSON of something else."""
     found = folder.read_json(SUMMARY)
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{folder.uri}/{SUMMARY} is damaged: it holds {type(found).__name__}, not a run's summary")
-    for key, plain in asdict(Summary("", 0)).items():
-        kind = str | None if plain is None else type(plain)
-        if (key in SAID or key in found) and not isinstance(found.get(key), kind):
-            raise CheckpointError(f"{folder.uri}/{SUMMARY} is damaged: {key}: {found.get(key)!r:.60}: not a run's")
-    return found
+    if problem := problem_of(found):
+        raise CheckpointError(f"{folder.uri}/{SUMMARY} is damaged: {problem}")
+    whole: dict[str, Any] = found
+    return whole

@@ -153,7 +153,8 @@ def _produce(
             lock.renew()
         folder.tidy()
         write_config(folder, written, cluster, seed=seed)
-        summary, metrics = _summary(folder, recipe, seed), Metrics.of_run(folder, say=watch.say)
+        summary = _summary(folder, recipe, seed)
+        metrics = Metrics.of_run(folder, say=watch.say, may_write=lock.require)
         production = Production(
             recipe,
             seed,
@@ -258,6 +259,7 @@ def _summary(folder: Folder, recipe: Recipe, seed: int) -> Summary:
 
 def _report(production: Production) -> None:
     folder, summary = production.folder, production.summary
-    pictures = {picture["file"]: folder.read(picture["file"]) for picture in summary.pictures}
+    files = [picture["file"] for picture in summary.pictures]
+    pictures = {file: folder.read(file) for file in files if folder.has(file)}  # the page says which are missing
     page = render(asdict(summary), folder.read(CONFIG).decode(), production.metrics.table(), pictures)
     folder.write("report.html", page.encode())

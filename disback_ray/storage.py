@@ -1,5 +1,6 @@
 """A folder at any pyarrow.fs URI, with files that are either whole or not there; tensors as safetensors with their SHA-256."""
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,9 @@ ASIDE = ".partial"
 
 DAMAGED_ARROW = (ArrowException, OSError, UnicodeDecodeError)
 """What Arrow raises for a damaged file; the last one where names or texts in it aren't UTF-8."""
+NO_ROOM = (
+    ": make room there, or choose another --out or storage; of a run, checkpoints.keep in the cluster file says how many stay"
+)
 CLIENTS = ("httpx", "httpcore", "requests")
 """What hf:// goes through; their errors have no base in common with the others'."""
 
@@ -343,7 +347,8 @@ def _one_line(doing: str) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, (OSError, ArrowException)) or type(error).__module__.partition(".")[0] in CLIENTS:
-            raise CheckpointError(f"can't {doing}: {_first_line(error)}") from None
+            advice = NO_ROOM if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise CheckpointError(f"can't {doing}: {_first_line(error)}{advice}") from None
         raise
 
 

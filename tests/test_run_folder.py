@@ -31,6 +31,7 @@ from disback_ray.run_folder import (
     is_run,
     mend,
     newest_checkpoint,
+    read_summary,
     save_checkpoint,
     write_config,
 )
@@ -38,7 +39,22 @@ from disback_ray.run_lock import LOCK, locked
 from disback_ray.storage import Folder
 
 RING = load_recipe("ring8")
+THEIRS = {"stage": ["recording"], "step": [1], "seconds": [1.0]}
 ORDER = ("recording", "backtracking")
+
+
+def others() -> list[bytes]:
+    """Parquet files that are whole, and no run's; the last has a million rows that take next to no bytes, and would take a GB."""
+    changes: list[dict[str, Any]] = [
+        {"stage": ["x"]}, {"step": ["x"]}, {"step": [None]}, {"seconds": [{"a": 1}]}, {"stage": [1]},
+        {"fake_loss": ["x"]}, {name: value * 10**6 for name, value in THEIRS.items()},
+    ]  # fmt: skip
+    files = []
+    for change in changes:
+        sink = io.BytesIO()
+        pq.write_table(pa.table(THEIRS | change), sink)
+        files.append(sink.getvalue())
+    return files
 
 
 def not_utf_8() -> bytes:
@@ -116,6 +132,32 @@ class TestClaim:
         mend(folder, say=heard.append)
         assert [line.split(" was ")[1] for line in heard] == ["gone: it is again as of checkpoint recording-00000005"]
         assert claim(folder, RING, seed=0) == {}
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"alarms": [{"kind": "lag", "step": 3, "txt": ""}]},
+            {"skipped": [{"stage": "recording"}]},
+            {"pictures": [{"file": "samples/../../../etc/x.png", "title": ""}]},
+            {"pictures": [{"title": ""}]},
+            {"metrics": {"teacher": {"frechet": "3"}}},
+            {"metrics": {"nodes": {"1": []}}},
+            {"bounds": {"spread": []}},
+            {"switches": [{"step": 3}]},
+            {"devices": {"steps": 3}},
+            {"trial": {"path": 3}},
+            {"roles": {"teacher": {"devices": 3}}},
+            {"recipe": None},
+        ],
+    )
+    def test_a_summary_that_no_run_writes_is_damaged(self, folder: Folder, change: dict[str, Any]) -> None:
+        """All of it goes on into the report, the verdict or the next steps."""
+        whole = asdict(Summary("ring8", 0)) | {"later": "a version's"}
+        folder.write_json(SUMMARY, whole)
+        assert read_summary(folder) == whole
+        folder.write_json(SUMMARY, whole | change)
+        with pytest.raises(CheckpointError, match=rf"summary\.json is damaged: {next(iter(change))}.*: not a run's"):
+            read_summary(folder)
 
     def test_a_torn_summary_is_refused_with_a_way_out(self, folder: Folder) -> None:
         write_config(folder, RING, ClusterConfig(), seed=0)
@@ -271,6 +313,17 @@ def row(stage: str, step: int, **numbers: float) -> dict[str, Any]:
 
 
 class TestMetrics:
+    def test_whoever_has_lost_the_folder_writes_nothing_there(self, folder: Folder) -> None:
+        """A driver that was stopped for long may write before its lock's thread has looked: by then another one is complete."""
+        with locked(folder) as lock:
+            metrics = Metrics(folder, may_write=lock.require)
+            metrics.flush()
+            folder.write_json(LOCK, folder.read_json(LOCK) | {"key": "another's"})
+            folder.write(METRICS, b"another's")
+            with pytest.raises(RunFolderError, match="taken over"):
+                metrics.flush()
+            assert folder.read(METRICS) == b"another's"
+
     def test_round_trip(self, folder: Folder) -> None:
         metrics = Metrics(folder)
         assert metrics.seconds == 0
@@ -339,7 +392,7 @@ class TestMetrics:
         assert folder.names() == [DAMAGED_METRICS]
         assert len(heard) == 1
 
-    @pytest.mark.parametrize("data", [b"", b"PAR1", b"no parquet at all", not_utf_8()])
+    @pytest.mark.parametrize("data", [b"", b"PAR1", b"no parquet at all", not_utf_8(), *others()])
     def test_a_damaged_file_is_refused_in_one_line(self, folder: Folder, data: bytes) -> None:
         folder.write(METRICS, data)
         with pytest.raises(CheckpointError, match=f"{METRICS} is damaged: ") as refused:

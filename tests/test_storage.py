@@ -1,6 +1,8 @@
 """Files that are either whole or not there, on this machine's disk and on a storage that is none."""
 
+import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from disback_ray import storage
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.storage import Folder, digest
 
@@ -25,6 +28,18 @@ TENSORS = {
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     uris = {"path": tmp_path / "run", "file://": f"file://{tmp_path}/run", "memory": f"fsspec+memory://{tmp_path}/run"}
     return Folder.at(uris[request.param])
+
+
+def test_where_there_is_no_room_it_is_said_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "_to_disk", full)
+    said = refusal(lambda: Folder.at(tmp_path).write("x", b""))
+    assert re.fullmatch(
+        r"can't write .*/x: .*No space left on device: make room there, or choose another .*checkpoints\.keep.*", said
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def refusal(call: Callable[[], Any], *, kind: type[Exception] = CheckpointError) -> str:

@@ -15,9 +15,16 @@ WORDS = {"frechet": "Fréchet distance", "sliced_wasserstein": "sliced Wasserste
 
 
 def verdict(
-    looks: Sequence[Look], figures: Mapping[str, Any], raised: Sequence[Alarm], *, real_spread: float | None = None
+    looks: Sequence[Look],
+    figures: Mapping[str, Any],
+    raised: Sequence[Alarm],
+    *,
+    real_spread: float | None = None,
+    lost: int = 0,
 ) -> str:
     """One line. looks: the rows of backtracking that were measured, oldest first; figures: of the summary; raised: its alarms.
+
+    lost: steps whose rows, and looks with them, are gone with the file that had them.
 
     Collapsed or diverged: the alarm's rule still holds at the end, that is, the figure has not come back. Else by the main distance
     (without one, the score difference): still improving, where the last look is over 10 % better than the third last; settled,
@@ -27,6 +34,8 @@ def verdict(
     name = next((name for name in MAIN if column(looks, name)), None)
     values = column(looks, name) if name else gaps(looks)
     what = WORDS[name] if name else "score difference"
+    if len(values) < FEWEST and lost:
+        return f"Too few looks at the generator are left to tell: {len(values)}; the rows of {lost:,} steps are lost."
     if len(values) < FEWEST:
         return f"Too few looks at the generator to tell: {len(values)}, and {FEWEST} are needed; lower evaluation.every."
     if ended := _unrecovered(looks, values, raised, real_spread or math.inf):

@@ -83,3 +83,11 @@ def test_the_verdict(columns: dict[str, list[float | None]], said: str) -> None:
     assert re.match(said, line), line
     assert line.count("\n") == 0
     assert line.endswith(".")
+
+
+def test_looks_that_were_lost_are_no_want_of_looks() -> None:
+    looks = curve(frechet=[50.0, 5.0])
+    assert verdict(looks, FIGURES, [], lost=900) == (
+        "Too few looks at the generator are left to tell: 2; the rows of 900 steps are lost."
+    )
+    assert verdict(curve(frechet=[50.0, 5.1, 5.0, 5.2]), FIGURES, [], lost=900).startswith("Settled")
