@@ -23,6 +23,7 @@ from disback_ray.result import RunResult
 from disback_ray.run_folder import METRICS
 from disback_ray.running import run
 from disback_ray.storage import Folder
+from disback_ray.trials import undone_stages
 
 LOOKS = 60
 """So many looks a run, unless the command says otherwise: they decide how finely a level is timed."""
@@ -160,7 +161,7 @@ def _turned(names: Sequence[str], seed: int) -> list[str]:
 
 def _curve(arm: str, seed: int, result: RunResult) -> Curve:
     rows = pq.read_table(io.BytesIO(result.folder.read(METRICS))).to_pylist()
-    return curve_of(arm, seed, rows, result.metrics, undone=bool(result.summary["trial"].get("path")))
+    return curve_of(arm, seed, rows, result.metrics, undone=undone_stages(result.summary["trial"]))
 
 
 def _write(

@@ -10,7 +10,7 @@ from disback_ray.actors.company import Company
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Step
 from disback_ray.algorithms.noise import Batch, micro_batches
-from disback_ray.algorithms.path import Switch, leads_somewhere, plateau_switches
+from disback_ray.algorithms.path import Switch, plateau_switches
 from disback_ray.config import TeacherFile
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
@@ -32,6 +32,7 @@ from disback_ray.run_folder import (
 )
 from disback_ray.storage import Folder
 from disback_ray.trace import TRACE, Books
+from disback_ray.trials import Trial, without_a_path, without_nodes
 
 PROBED = 4
 """So many micro-batches' samples are looked at together: without gradients they take less room than one that is learnt from."""
@@ -74,57 +75,57 @@ class Rehearsal:
 
         Raises Stopped, NonFiniteError.
         """
-        self._play(backtracking.TRIAL, self._try_without)
+        if self.auto and self.auto.trial and "path" not in self.summary.trial:
+            trial = without_a_path(self.auto.trial, gain=self.auto.gain)
+            self._play(trial.stage, lambda: self._try(trial, self.summary.trial))
 
-    def _try_without(self) -> None:
-        if self.auto is None or not self.auto.trial or "path" in self.summary.trial:
+    def try_warm(self) -> None:
+        """`path: auto`: the same once the path is recorded, with s_φ from its end: whether its nodes are wanted as well."""
+        if not self.auto or not self.auto.trial or self._goes_without() or self._has_begun(backtracking.STAGE):
             return
-        stage, total = backtracking.TRIAL, self.auto.trial
-        found = newest_checkpoint(self.production.folder, stage, refuse=self.production.say)
+        if self.recipe.backtracking.fake_init != "path_end":
+            return  # it would be the first trial once more
+        trial, known = without_nodes(self.auto.trial, node=len(self.marks)), self.summary.trial.setdefault("warm", {})
+        if "path" not in known:
+            self._play(trial.stage, lambda: self._try(trial, known))
+
+    def _try(self, trial: Trial, known: dict[str, Any]) -> None:
+        """Plays its steps until a look says that they lead nowhere; then they are undone, else they are kept. known: of the summary."""
+        found = newest_checkpoint(self.production.folder, trial.stage, refuse=self.production.say)
         start = found.step if found else 0
-        self._enter(stage, found, node=0)
-        if start == 0:
-            self.follower.ask(self._apart(), lambda apart: self.summary.trial.update(before=apart))
-        self.production.watch.stage("trying without a path", steps=total, start=start)
+        self._enter(trial.stage, found, node=trial.node)
+        apart = {step: distance for step, distance in known.get("apart", []) if step < start}
+        self.production.watch.stage(f"trying {trial.title}", steps=trial.steps, start=start)
         self.books.open()
-        steps, done = self._backtracking([Switch(0, 0)], start, stage), start
-        marks = [mark for mark in (total // 2, total) if mark and mark >= start]  # one that lies behind was passed
-        for mark in marks:
-            last = self._follow(islice(steps, mark - done), after=self._after_trial)
+        steps, done, kept = self._backtracking([Switch(0, 0)], start, trial.stage), start, False
+        for mark in (0, *trial.looks):
+            if mark < start:
+                continue  # a look that is behind says no more than it did
+            last = self._follow(islice(steps, mark - done), after=lambda step: self._after_trial(step, until=trial.steps))
             if self.production.stop.is_set():
-                self._end(stage, last, total=total)
+                self._end(trial.stage, last, total=trial.steps)
             done = mark
-            if not (helps := self._leads_somewhere(done)):
+            apart[done] = self._distance()
+            known["apart"] = [[step, apart[step]] for step in sorted(apart)]
+            if mark and not (kept := trial.leads_somewhere(apart)):
                 break
         self.books.close(batch=self.recipe.batch)
-        self._decide(done, wanted=not helps)
-
-    def _leads_somewhere(self, done: int) -> bool:
-        """Whether the samples are near enough to the teacher's after so many steps of the trial."""
-        assert self.auto is not None
-        self.follower.ask(self._apart(), lambda apart: self.summary.trial.update(after=apart, steps=done))
-        self.follower.finish()
-        before, after = self.summary.trial["before"], self.summary.trial["after"]
-        return leads_somewhere(before, after, gain=self.auto.gain, half_way=done < self.auto.trial)
-
-    def _decide(self, done: int, wanted: bool) -> None:
-        """Undoes the trial where it led nowhere; else keeps it, for Algorithm 2 to go on from."""
-        before, after = self.summary.trial["before"], self.summary.trial["after"]
-        if wanted:
-            self.company.wait(self.company.generator.rewind())
-        else:
-            self._checkpoint(backtracking.TRIAL, done)
+        if kept:
+            self._checkpoint(trial.stage, done)
             self.follower.finish()
-        self.summary.trial["path"] = wanted
+        else:
+            self.company.wait(self.company.generator.rewind())
+        known["path"] = not kept
         self.production.save_summary()
-        what = "they are undone, and the path is recorded" if wanted else "that does without a path"
-        self.production.say(
-            f"{done} steps without a path brought the samples from {before:.3g} to {after:.3g} of the teacher's: {what}"
-        )
+        self.production.say(trial.told(apart, kept=kept))
 
-    def _apart(self) -> Any:
-        """How far the generator's samples are from the teacher's; later."""
-        return self.evaluator.apart(self.company.generator.draw(self.wanted_look, seed=self.seed), self._teachers())
+    def _distance(self) -> float:
+        """How far the generator's samples are from the teacher's, once all that is asked for has come."""
+        found: list[float] = []
+        drawn = self.company.generator.draw(self.wanted_look, seed=self.seed)
+        self.follower.ask(self.evaluator.apart(drawn, self._teachers()), found.append)
+        self.follower.finish()
+        return found[0]
 
     def _teachers(self) -> Any:
         """The teacher's own samples, drawn once for all that is measured against them before the path; later."""
@@ -167,6 +168,7 @@ class Rehearsal:
 
     def backtrack(self) -> None:
         """Algorithm 2, from its newest checkpoint. Raises Stopped, NonFiniteError."""
+        self.teachers = None
         self._play(backtracking.STAGE, self._backtrack)
 
     def _play(self, stage: str, play: Callable[[], None]) -> None:
@@ -187,7 +189,7 @@ class Rehearsal:
                 self.production.save_summary()
 
     def _record(self) -> None:
-        if self._goes_without() or self._has_path() or newest_checkpoint(self.production.folder, backtracking.STAGE):
+        if self._goes_without() or self._has_path() or self._has_begun(backtracking.STAGE):
             return
         found = newest_checkpoint(self.production.folder, degradation.STAGE, refuse=self.production.say)
         start = found.step if found else 0
@@ -205,17 +207,18 @@ class Rehearsal:
         self._end(degradation.STAGE, last, total=self.recipe.recording.steps)
 
     def _backtrack(self) -> None:
-        back, alone = self.recipe.backtracking, self._goes_without()
+        back, trial = self.recipe.backtracking, self._kept_trial()
         found = newest_checkpoint(self.production.folder, backtracking.STAGE, refuse=self.production.say)
-        if alone and found is None:
-            found = newest_checkpoint(self.production.folder, backtracking.TRIAL, refuse=self.production.say)
+        if trial and found is None:
+            found = newest_checkpoint(self.production.folder, trial, refuse=self.production.say)
             if found is None:
                 raise CheckpointError(
-                    f"{self.production.folder.uri}: the checkpoint of the steps without a path is damaged: --fresh runs it anew"
+                    f"{self.production.folder.uri}: the checkpoint of the steps against the teacher alone is damaged: "
+                    "--fresh runs it anew"
                 )
         start = found.step if found else 0
         starts: dict[str, int | None] = {"path_end": len(self.marks), "teacher": 0, "random": None}
-        self._enter(backtracking.STAGE, found, node=0 if alone else starts[back.fake_init])
+        self._enter(backtracking.STAGE, found, node=starts[back.fake_init])  # of a kept trial, its checkpoint says
         self._set_plan()
         if self.frames and start == 0:
             self.follower.ask(self.evaluator.keep_frame(self._drawn(), 0))
@@ -268,19 +271,19 @@ class Rehearsal:
         if self._must_keep(step):
             self._checkpoint(degradation.STAGE, step.step + 1)
 
-    def _after_trial(self, step: Step) -> None:
+    def _after_trial(self, step: Step, *, until: int) -> None:
         done = step.step + 1
         if self.measured and self._due(step, self.recipe.evaluation.every):
             drawn = self._drawn()
             self._look(drawn, self.evaluator.measure(drawn), done, step.node, node_ends=False, stage=step.stage)
-        if self._must_keep(step) and self.auto is not None and done < self.auto.trial:
+        if self._must_keep(step) and done < until:
             self._checkpoint(step.stage, done)
 
     # -- where the path's nodes are left by a rule --
 
     def _set_plan(self) -> None:
         """The targets so far, by the recipe's steps or by what was seen of the present node."""
-        if self._goes_without():
+        if self._kept_trial():
             self.plan[:] = [Switch(0, 0)]
         elif self._by_plateau():
             seen = sorted(self.gaps.items())
@@ -315,8 +318,17 @@ class Rehearsal:
         return self.auto is not None and self.auto.switch == "plateau"
 
     def _goes_without(self) -> bool:
-        """Whether `path: auto` has found that none is wanted."""
+        """Whether `path: auto` has found that no path is wanted."""
         return self.summary.trial.get("path") is False
+
+    def _kept_trial(self) -> str | None:
+        """The stage of the steps that Algorithm 2 goes on from with the teacher as its target, if there is one."""
+        if self._goes_without():
+            return backtracking.TRIAL
+        return backtracking.WARM if self.summary.trial.get("warm", {}).get("path") is False else None
+
+    def _has_begun(self, stage: str) -> bool:
+        return newest_checkpoint(self.production.folder, stage) is not None
 
     def _after_backtracking(self, step: Step) -> None:
         if self._by_plateau():

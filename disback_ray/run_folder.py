@@ -28,7 +28,7 @@ from disback_ray.teachers.saved import is_saved, proof_of
 
 CONFIG, SUMMARY, METRICS, CHECKPOINTS, MANIFEST = "config.yaml", "summary.json", "metrics.parquet", "checkpoints", "manifest.json"
 DAMAGED_METRICS = "metrics.damaged.parquet"
-STAGES = (backtracking.TRIAL, degradation.STAGE, backtracking.STAGE)
+STAGES = (backtracking.TRIAL, degradation.STAGE, backtracking.WARM, backtracking.STAGE)
 """In which steps are made, in their order."""
 KEPT_RECOVERIES = 100
 FLUSH_SECONDS = 5.0
@@ -368,7 +368,8 @@ class Summary:
     teacher_sha256: of the weights that the run is made with; empty until they are there.
     skipped: steps that changed nothing, for NaN or Inf, with the keys of their samples.
     losses: of roles that were made good; recoveries: how, the last hundred of them. devices: how busy each was while backtracking.
-    trial: of `path: auto`: its steps, how far the samples were from the teacher's before and after, and whether the path was recorded then.
+    trial: of `path: auto`: its steps, how far the samples were from the teacher's at first and at each look (`apart`), and whether the
+    path was recorded then; `warm`: the same of the steps from the path's end to the teacher, and whether they were kept.
     measured_by: of a run on images, what made its Fréchet distances.
     bounds: mismatch and spread of real data (without data, of the teacher's samples); alarms, verdict: see evaluation/.
     """

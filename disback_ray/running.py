@@ -196,6 +196,9 @@ def _produce(
                     rehearsal.try_without()
             with production.stage("recording"):
                 rehearsal.record()
+            if recipe.path != "fixed":
+                with production.stage("warm"):
+                    rehearsal.try_warm()
             with production.stage("backtracking"):
                 rehearsal.backtrack()
             with production.stage("evaluation"):

@@ -13,13 +13,14 @@ import torch
 from disback_ray import running
 from disback_ray.actors import parts
 from disback_ray.actors.fake_score import FakeScore
+from disback_ray.algorithms import path
 from disback_ray.algorithms.records import Sample
 from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.evaluation.sliced import sliced_distance
 from disback_ray.progress import Silent
+from disback_ray.trials import undone_stages
 
 PLAIN = ["evaluation.pictures=0", "checkpoint_every=1"]
-HELPS = "path={trial: 4, gain: 1.0e-9}"  # nothing is as good as that: it is always undone
 DOES_NOT = "path={trial: 4, gain: 1.0}"
 QUICK = "backtracking.generator.lr=1.0e-2"
 PLATEAU = ["path={trial: 1, gain: 1.0e-9, switch: plateau}", "backtracking.steps=20", "backtracking.steps_per_node=3"]
@@ -58,27 +59,60 @@ def stages(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("settings", "steps"), [([HELPS], 2), (["path={trial: 4, gain: 0.985}", QUICK], 4)], ids=["half way", "at its end"]
-)
-def test_a_trial_that_led_nowhere_leaves_no_trace(
-    ring8: Path, tiny: Any, tmp_path: Path, killed: Callable[..., None], settings: list[str], steps: int
-) -> None:
-    """Undone, it is followed by the very run that the fixed path makes."""
-    out, fixed = tmp_path / "run", ring8
-    if QUICK in settings:
-        fixed = tmp_path / "fixed"
-        tiny.run("ring8", fixed, *PLAIN, QUICK)
-    killed(out, [("trying without a path", steps - 1), ("recording", 2), ("backtracking", 2)], *PLAIN, *settings)
-    found = tiny.run("ring8", out, *PLAIN, *settings)
-    rows = tiny.rows(out)
-    assert stages(rows)["trial"] == [(step, 0) for step in range(1, steps + 1)]
-    assert [row for row in rows if row["stage"] != "trial"] == tiny.rows(fixed)
-    kept = tiny.summary(fixed)
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that finds the samples no further away is good enough: in so few steps they come hardly nearer."""
+    monkeypatch.setattr(path, "NEARER", 1.0)
+
+
+def test_trials_that_led_nowhere_leave_no_trace(ring8: Path, tiny: Any, tmp_path: Path, killed: Callable[..., None]) -> None:
+    """Undone at the first look, both are followed by the very run that the fixed path makes."""
+    out, auto = tmp_path / "run", "path={trial: 8}"
+    moments = [("trying without a path", 1), ("recording", 2), ("trying without the path's nodes", 1), ("backtracking", 2)]
+    killed(out, moments, *PLAIN, auto)
+    found = tiny.run("ring8", out, *PLAIN, auto)
+    made = stages(tiny.rows(out))
+    assert (made["trial"], made["warm"]) == ([(1, 0), (2, 0)], [(1, 0)])
+    assert [row for row in tiny.rows(out) if row["stage"] not in ("trial", "warm")] == tiny.rows(ring8)
+    kept = tiny.summary(ring8)
     assert (found.summary["digest"], found.summary["switches"]) == (kept["digest"], kept["switches"])
     trial = found.summary["trial"]
-    assert (trial["path"], trial["steps"]) == (True, steps)
+    assert (trial["path"], [step for step, _ in trial["apart"]]) == (True, [0, 2])
+    assert trial["warm"]["path"], trial
+    assert trial["warm"]["apart"][0] == trial["apart"][0], "the samples were those of the start again"
+    assert undone_stages(trial) == ["trial", "warm"]
     assert not list((out / "samples").glob("*")) if (out / "samples").exists() else True
+
+
+@pytest.mark.usefixtures("patient")
+def test_nodes_that_are_not_wanted_are_left_out(
+    tiny: Any, tmp_path: Path, killed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """s_φ begins at the path's end, and the teacher is the target from the first step on."""
+    began: list[tuple[str, int | None]] = []
+    begin = FakeScore.begin
+    monkeypatch.setattr(
+        FakeScore, "begin", lambda role, stage, *, node: (began.append((stage, node)), begin(role, stage, node=node))[1]
+    )
+    settings = [
+        *PLAIN,
+        "path={trial: 8, gain: 1.0e-9}",
+        QUICK,
+    ]  # nothing is as good as that: the first trial is undone at its end
+    whole = tiny.run("ring8", tmp_path / "whole", *settings)
+    assert began == [("trial", 0), ("recording", 0), ("warm", 3)]
+    rows = stages(tiny.rows(tmp_path / "whole"))
+    assert (len(rows["trial"]), rows["warm"]) == (8, [(1, 0), (2, 0)])
+    assert rows["backtracking"] == [(step, 0) for step in range(3, 13)]
+    trial = whole.summary["trial"]
+    assert ([step for step, _ in trial["apart"]], trial["path"], trial["warm"]["path"]) == ([0, 2, 4, 6, 8], True, False)
+    assert undone_stages(trial) == ["trial"]
+    out = tmp_path / "killed"
+    killed(out, [("trying without a path", 5), ("trying without the path's nodes", 1), ("backtracking", 6)], *settings)
+    tiny.run("ring8", out, *settings)
+    found = tiny.summary(out)
+    assert (found["digest"], found["trial"]) == (whole.summary["digest"], trial)
+    assert tiny.rows(out) == tiny.rows(tmp_path / "whole")
 
 
 class Odd(FakeScore):
@@ -90,6 +124,7 @@ class Odd(FakeScore):
         return super().fit(sample, update=update)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_step_of_the_trial_with_nan_is_skipped_too(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run that stops there, and goes on to skip it, is the one that skipped it from the start."""
     monkeypatch.setitem(parts.CLASSES, "fake_score", Odd)
@@ -102,12 +137,14 @@ def test_a_step_of_the_trial_with_nan_is_skipped_too(tiny: Any, tmp_path: Path, 
     assert tiny.run("ring8", tmp_path / "other", *settings, skips).summary["digest"] == found.summary["digest"]
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_trial_that_went_well_is_gone_on_with(tiny: Any, tmp_path: Path, killed: Callable[..., None]) -> None:
     settings = [*PLAIN, DOES_NOT, QUICK]
     whole = tiny.run("ring8", tmp_path / "whole", *settings)
     trial = whole.summary["trial"]
-    assert trial["after"] < trial["before"]
+    assert [step for step, _ in trial["apart"]] == [0, 1, 2, 3, 4]
     assert trial["path"] is False
+    assert undone_stages(trial) == []
     assert not (tmp_path / "whole/path").exists(), "nothing is paid for a path"
     assert stages(tiny.rows(tmp_path / "whole")) == {
         "trial": [(step, 0) for step in range(1, 5)], "backtracking": [(step, 0) for step in range(5, 13)],
@@ -203,6 +240,7 @@ def test_the_sliced_distance_of_a_shift_is_known() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("settings", [PLATEAU, [DOES_NOT, QUICK]], ids=["undone", "kept"])
 def test_actors_decide_what_one_process_decides(tiny: Any, ray_cluster: str, tmp_path: Path, settings: list[str]) -> None:
     here = tiny.run("ring8", tmp_path / "here", *PLAIN, *settings)

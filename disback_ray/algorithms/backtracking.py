@@ -7,9 +7,10 @@ from disback_ray.algorithms.cast import BatchesOf, Cast, Later, Step, Target
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.path import Blend, Switch, blend_at, next_switch, target_at
 
-STAGE, TRIAL = "backtracking", "trial"
-"""The second is Algorithm 2's first steps without a path, to see whether one is wanted (`path: auto`)."""
-TRAINS = (STAGE, TRIAL)
+STAGE, TRIAL, WARM = "backtracking", "trial", "warm"
+"""The others are Algorithm 2's first steps with the teacher as the target, to see whether a path is wanted, and whether its nodes are once
+s_φ begins at its end (`path: auto`)."""
+TRAINS = (STAGE, TRIAL, WARM)
 """The stages in which the generator is trained."""
 
 PREFETCH_STEPS = 10

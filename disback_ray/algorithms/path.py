@@ -11,8 +11,8 @@ from disback_ray.errors import ConfigError
 
 PLATEAU_LOOKS, PLATEAU = 3, 0.9
 MOST_NODES = 10_000
-SLOW_START = 10
-"""Half a trial has to fall so many times less than the whole: in benchmarks/auto_path.py distances fall slowly at first."""
+NEARER = 0.98
+"""A trial goes on where a look finds the samples at so much of their distance at the look before, or nearer."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int
     return tuple(plan)
 
 
-def leads_somewhere(before: float, after: float, *, gain: float, half_way: bool) -> bool:
-    """Whether steps without a path bring the samples nearer to the teacher's. before, after: their distances; NaN leads nowhere.
+def leads_somewhere(apart: Sequence[float], *, gain: float, ended: bool) -> bool:
+    """Whether steps towards the teacher bring the samples nearer to its own. apart: their distances at first, and at each look since.
 
-    At the end of such a trial it has to be `gain` of what it was; half way a tenth of that fall is enough to go on, since it begins slowly.
+    Each look has to find them nearer than the last one; and once the steps have ended, at `gain` of what it was. NaN leads nowhere.
     """
-    return after <= (1 - (1 - gain) / SLOW_START if half_way else gain) * before
+    return apart[-1] <= NEARER * apart[-2] and (not ended or apart[-1] <= gain * apart[0])
 
 
 def target_at(step: int, plan: Sequence[Switch]) -> int:

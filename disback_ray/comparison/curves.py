@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -44,10 +44,10 @@ class Curve:
         return None if first is None else self.charged(first, cost=cost)
 
 
-def curve_of(arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any], *, undone: bool = False) -> Curve:
-    """rows: of metrics.parquet; figures: of the summary; undone: whether the trial's steps were. Raises ConfigError without measures."""
-    trial = [row for row in rows if row["stage"] == backtracking.TRIAL]
-    looks = [*([] if undone else trial), *(row for row in rows if row["stage"] == backtracking.STAGE)]
+def curve_of(arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any], *, undone: Collection[str] = ()) -> Curve:
+    """rows: of metrics.parquet; figures: of the summary; undone: stages whose steps were. Raises ConfigError without measures."""
+    kept = [stage for stage in (backtracking.TRIAL, backtracking.WARM, backtracking.STAGE) if stage not in undone]
+    looks = [row for row in rows if row["stage"] in kept]
     figure = next((name for name in MAIN if any(row.get(name) is not None for row in looks)), None)
     if figure is None:
         raise ConfigError("compare: nothing is measured while this recipe trains: it needs data to be measured against")
@@ -59,7 +59,7 @@ def curve_of(arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any
         recorded=sum(row["stage"] == degradation.STAGE for row in rows),
         step_seconds=_duration(rows, backtracking.STAGE),
         record_seconds=_duration(rows, degradation.STAGE),
-        tried=len(trial) if undone else 0,
+        tried=sum(row["stage"] in undone for row in rows),
     )  # fmt: skip
 
 

@@ -148,15 +148,16 @@ def test_looks_while_the_target_is_blended_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "half_way", "goes_on"),
+    ("apart", "ended", "goes_on"),
     [
-        (1.4, False, True),
-        (1.41, False, False),
-        (1.94, True, True),
-        (1.95, True, False),
-        (math.nan, True, False),
-        (math.nan, False, False),
+        ([2.0, 1.96], False, True),
+        ([2.0, 1.97], False, False),
+        ([2.0, 1.0, 0.99], False, False),
+        ([2.0, 1.5, 1.4], True, True),
+        ([2.0, 1.5, 1.41], True, False),
+        ([2.0, 1.3, 1.35], True, False),
+        ([2.0, math.nan], False, False),
     ],
 )
-def test_a_trial_has_to_fall_to_seven_tenths_and_by_three_percent_half_way(after: float, half_way: bool, goes_on: bool) -> None:
-    assert leads_somewhere(2.0, after, gain=0.7, half_way=half_way) is goes_on
+def test_each_look_at_a_trial_has_to_be_nearer_and_its_end_much_nearer(apart: list[float], ended: bool, goes_on: bool) -> None:
+    assert leads_somewhere(apart, gain=0.7, ended=ended) is goes_on

@@ -1,0 +1,68 @@
+"""What `path: auto` tries before it pays: Algorithm 2's first steps with the teacher as the target, kept where they lead somewhere."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from disback_ray.algorithms import backtracking
+from disback_ray.algorithms.path import leads_somewhere
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Steps of a stage of their own. title: what they are without.
+
+    looks: after how many of them the samples are looked at, the last one at their end. node: what s_φ begins as.
+    gain: at their end the distance has to be so much of what it was. kept, undone: what becomes of them.
+    """
+
+    stage: str
+    title: str
+    looks: tuple[int, ...]
+    node: int
+    gain: float
+    kept: str
+    undone: str
+
+    @property
+    def steps(self) -> int:
+        return self.looks[-1]
+
+    def leads_somewhere(self, apart: Mapping[int, float]) -> bool:
+        """apart: how far the samples were from the teacher's after 0 steps and at each look so far."""
+        done = max(apart)
+        return leads_somewhere([apart[step] for step in sorted(apart)], gain=self.gain, ended=done == self.steps)
+
+    def told(self, apart: Mapping[int, float], *, kept: bool) -> str:
+        """What came of it, in a line."""
+        done = max(apart)
+        return f"{done} steps {self.title} brought the samples from {apart[0]:.3g} to {apart[done]:.3g} of the teacher's: " + (
+            self.kept if kept else self.undone
+        )
+
+
+def without_a_path(steps: int, *, gain: float) -> Trial:
+    """Looked at four times: steps that lead nowhere mostly show it at once."""
+    return Trial(
+        backtracking.TRIAL, "without a path", _marks(steps, (0.25, 0.5, 0.75, 1)), 0, gain,
+        "they are gone on with, and there is no path", "they are undone, and the path is recorded",
+    )  # fmt: skip
+
+
+def without_nodes(steps: int, *, node: int) -> Trial:
+    """A quarter as many. node: the path's end. They have only to bring the samples nearer: the path is paid for, its nodes are not."""
+    return Trial(
+        backtracking.WARM, "without the path's nodes", _marks(steps, (0.125, 0.25)), node, 1.0,
+        "they are gone on with", "they are undone, and each node is the target in its turn",
+    )  # fmt: skip
+
+
+def _marks(steps: int, shares: Iterable[float]) -> tuple[int, ...]:
+    return tuple(sorted({max(1, int(share * steps)) for share in shares}))
+
+
+def undone_stages(trial: Mapping[str, Any]) -> list[str]:
+    """trial: of a run's summary."""
+    return [
+        stage for stage, said in ((backtracking.TRIAL, trial), (backtracking.WARM, trial.get("warm", {}))) if said.get("path")
+    ]
