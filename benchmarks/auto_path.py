@@ -102,7 +102,7 @@ def main() -> None:
         )  # fmt: skip
         print(name, *lines(found), sep="\n")
         rows += against_best(name, found)
-        recorded[name] = f"{sum(curve.tried > 0 for curve in found.of('auto'))} of {given.seeds}"
+        recorded[name] = f"{sum(curve.recorded > 0 for curve in found.of('auto'))} of {given.seeds}"
     ratios = [row.ratio for row in rows if row.ratio is not None]
     if ratios:
         rows.append(measured("all of them, at the median", statistics.median(ratios), "×", at_most=AT_THE_MEDIAN))

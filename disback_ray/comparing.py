@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from disback_ray.auto_path import undone_stages
 from disback_ray.comparison.arms import ARMS, MEANINGS, PAPER, chosen
 from disback_ray.comparison.curves import Curve, curve_of
 from disback_ray.comparison.outcome import NEVER, Outcome, outcome
@@ -23,7 +24,6 @@ from disback_ray.result import RunResult
 from disback_ray.run_folder import METRICS
 from disback_ray.running import run
 from disback_ray.storage import Folder
-from disback_ray.trials import undone_stages
 
 LOOKS = 60
 """So many looks a run, unless the command says otherwise: they decide how finely a level is timed."""

@@ -11,6 +11,7 @@ from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Step
 from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.algorithms.path import Switch, plateau_switches
+from disback_ray.auto_path import Trial, without_a_path, without_nodes
 from disback_ray.config import TeacherFile
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
@@ -32,7 +33,6 @@ from disback_ray.run_folder import (
 )
 from disback_ray.storage import Folder
 from disback_ray.trace import TRACE, Books
-from disback_ray.trials import Trial, without_a_path, without_nodes
 
 PROBED = 4
 """So many micro-batches' samples are looked at together: without gradients they take less room than one that is learnt from."""

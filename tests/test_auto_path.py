@@ -15,10 +15,10 @@ from disback_ray.actors import parts
 from disback_ray.actors.fake_score import FakeScore
 from disback_ray.algorithms import path
 from disback_ray.algorithms.records import Sample
+from disback_ray.auto_path import undone_stages
 from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.evaluation.sliced import sliced_distance
 from disback_ray.progress import Silent
-from disback_ray.trials import undone_stages
 
 PLAIN = ["evaluation.pictures=0", "checkpoint_every=1"]
 DOES_NOT = "path={trial: 4, gain: 1.0}"

@@ -18,7 +18,7 @@ MEANINGS = {
     "baseline": "no path: the teacher is the target from the first step, and s_φ starts as the teacher",
     "warm": "s_φ starts at the path's end, and the teacher is the target from the first step",
     "disback": "the recipe's path: s_φ starts at the path's end, and the targets are the path's nodes, then the teacher",
-    "auto": "path: auto: some steps without a path; where they lead nowhere they are undone and the path is recorded",
+    "auto": "path: auto: some steps without a path, kept where they lead somewhere; else it is recorded, and some made without its nodes",
 }
 ALWAYS = ("baseline", "warm")
 """Without the second, the path would get credit for what a fitted s_φ does alone."""
