@@ -385,8 +385,8 @@ class Rehearsal:
     def _warn(self) -> None:
         """Says each alarm once, when its rule first holds; an interrupted run that goes on finds the same ones."""
         known = {alarm["kind"] for alarm in self.summary.alarms}
-        bounds = self.summary.bounds
-        for alarm in alarms(self._looks(), lower_bound=bounds.get("mismatch"), real_spread=bounds.get("spread")):
+        bounds, start = self.summary.bounds, self.summary.metrics.get("untrained")
+        for alarm in alarms(self._looks(), start=start, lower_bound=bounds.get("mismatch"), real_spread=bounds.get("spread")):
             if alarm.kind not in known:
                 self.summary.alarms.append(asdict(alarm))
                 self.production.watch.say(f"step {alarm.step:,}: {alarm.text}")

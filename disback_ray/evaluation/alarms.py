@@ -26,8 +26,14 @@ class Alarm:
     text: str
 
 
-def alarms(looks: Sequence[Look], *, lower_bound: float | None = None, real_spread: float | None = None) -> list[Alarm]:
-    """The first alarm of each kind. lower_bound, real_spread: the teacher's mismatch on real data, and their spread, where known."""
+def alarms(
+    looks: Sequence[Look], *, start: Look | None = None, lower_bound: float | None = None, real_spread: float | None = None
+) -> list[Alarm]:
+    """The first alarm of each kind. start: the untrained generator's figures, which may be the best that a run had.
+
+    lower_bound, real_spread: the teacher's mismatch on real data, and their spread, where known.
+    """
+    looks = from_start(looks, start)
     return [
         *_first(looks, lambda until: collapse(until, real_spread=real_spread)),
         *_first(looks, divergence),
@@ -94,6 +100,11 @@ def lag(looks: Sequence[Look], *, lower_bound: float | None = None) -> str | Non
             "raise backtracking.fake_updates or its rate, or lower the generator's"
         )
     return None
+
+
+def from_start(looks: Sequence[Look], start: Look | None) -> list[Look]:
+    """With the untrained generator's figures as the first look, where there are any."""
+    return [*([{**start, "step": 0}] if start else []), *looks]
 
 
 def column(looks: Sequence[Look], name: str) -> list[float]:

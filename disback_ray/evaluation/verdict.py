@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from disback_ray.evaluation.alarms import MAIN, Alarm, Look, column, gaps
+from disback_ray.evaluation.alarms import MAIN, Alarm, Look, column, from_start, gaps
 
 FEWEST = 3
 STILL = 0.10  # of a figure from the third last look to the last
@@ -38,7 +38,8 @@ def verdict(
         return f"Too few looks at the generator are left to tell: {len(values)}; the rows of {lost:,} steps are lost."
     if len(values) < FEWEST:
         return f"Too few looks at the generator to tell: {len(values)}, and {FEWEST} are needed; lower evaluation.every."
-    if ended := _unrecovered(looks, values, raised, real_spread or math.inf):
+    begun = from_start(looks, figures.get("untrained"))
+    if ended := _unrecovered(begun, column(begun, name) if name else values, raised, real_spread or math.inf):
         return ended
     start = _value(figures, "untrained", name) if name else None
     start = values[0] if start is None else start

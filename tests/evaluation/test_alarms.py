@@ -51,6 +51,22 @@ def test_a_lag_without_a_known_bound_is_judged_by_the_run_s_least() -> None:
     assert found(curve(mismatch=[1.0] * 5, fake_mismatch=[2.0] * 5)) == []
 
 
+def test_a_run_that_flies_off_before_its_first_look_has_diverged() -> None:
+    """What it was before training is the best that it had."""
+    looks = curve(sliced_wasserstein=[3.0, 3.3, 3.2, 3.25, 3.3])
+    assert found(looks) == []
+    assert found(looks, start={"sliced_wasserstein": 1.4, "modes": 0.0}) == [("divergence", 30)]
+    raised = alarms(looks, start=(start := {"sliced_wasserstein": 1.4}))
+    assert verdict(looks, {"untrained": start}, raised).startswith(
+        "Diverged: the sliced wasserstein distance is at 3.2, 2.3 times its best"
+    )
+    lost = curve(modes=[3, 2, 2])
+    assert found(lost, start={"modes": 7.0}) == [("collapse", 20)]
+    raised = alarms(lost, start=(start := {"modes": 7.0, "sliced_wasserstein": 0.5}))
+    lost = curve(modes=[3, 2, 2], sliced_wasserstein=[0.5, 0.5, 0.5])
+    assert verdict(lost, {"untrained": start}, raised).startswith("Collapsed: modes covered fell from 7 to 2")
+
+
 FIGURES = {"untrained": {"frechet": 100.0}, "teacher": {"frechet": 1.2}, "real_halves": {"frechet": 7.0}}
 
 
