@@ -20,7 +20,7 @@ from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.algorithms.path import Switch
 from disback_ray.config import Recipe, load_recipe
 from disback_ray.networks.spec import DenoiserSpec
-from disback_ray.planning.dry_run import CAST, footprints
+from disback_ray.planning.dry_run import CAST, DryRuns
 from disback_ray.planning.published import teacher_spec
 from disback_ray.storage import Folder
 from disback_ray.teachers.path_nodes import save_node
@@ -77,7 +77,7 @@ def allocated(recipe: Recipe, spec: DenoiserSpec, folder: Folder) -> dict[str, i
 
 
 def compare(label: str, recipe: Recipe, spec: DenoiserSpec) -> list[Result]:
-    planned = footprints(recipe, spec)
+    planned = DryRuns(spec).footprints(recipe)
     with tempfile.TemporaryDirectory() as folder:
         real = allocated(recipe, spec, Folder.at(folder))
     results = []

@@ -30,11 +30,11 @@ def refuse_unfit(
     known = [(bundle, card, card.memory * min(bundle.gpus, 1)) for bundle, card in seated if card and bundle.gpus]
     if not known or rough(recipe, spec) < ROUGH_SHARE * min(memory for *_, memory in known):
         return
-    from disback_ray.planning.dry_run import CAST, footprints  # torch's fake tensors take a second to import
+    from disback_ray.planning.dry_run import CAST, DryRuns  # torch's fake tensors take a second to import
     from disback_ray.planning.ranked import of_each_rank
 
     roles = {name: each for name, each in asked.items() if name in CAST}
-    needed = of_each_rank(recipe, roles, lambda part: footprints(part, spec))
+    needed = of_each_rank(recipe, roles, DryRuns(spec).footprints)
     for bundle, card, memory in known:
         members = [role for role, _ in bundle.members if role in needed]
         needs = sum(card.needs(needed[role].peak) for role in members)

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,15 @@ UNKNOWN = {torch.ops.aten._local_scalar_dense.default: 1.0, torch.ops.aten.is_no
 """What only data could tell, a norm or whether all is finite: taken to be 1 and true."""
 
 
+class Held(NamedTuple):
+    """Bytes of tensors at one moment: of all, and of the gradients among them."""
+
+    all: int
+    gradients: int
+
+
 class Meter(TorchDispatchMode):
-    """live, peak: bytes of the storages that were made under it and still are; flops: of what was computed, a product counted twice.
+    """live, peak: of the storages that were made under it and still are; flops: of what was computed, a product counted twice.
 
     torch's own MemTracker (torch.distributed._tools) refuses a network that is called twice before it is gone backward through, as
     micro-batches do.
@@ -24,10 +31,11 @@ class Meter(TorchDispatchMode):
     def __init__(self, *, files: Iterable[Tensor] = ()) -> None:
         """files: tensors in files that are read, which are not counted until a network makes them its own."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.peak = 0
+        self.live = self.peak = Held(0, 0)
         self.flops = 0.0
         self._files = {tensor.untyped_storage()._cdata for tensor in files}
         self._known = set(self._files)
+        self._gradients: set[int] = set()
 
     def adopt(self, tensors: Iterable[Tensor]) -> None:
         """Counts those that are a file's still: a loader that assigns makes no copy."""
@@ -35,7 +43,20 @@ class Meter(TorchDispatchMode):
             name = tensor.untyped_storage()._cdata
             if name in self._files:
                 self._files.discard(name)
-                self.live += tensor.untyped_storage().nbytes()
+                self._add(tensor.untyped_storage().nbytes())
+
+    def mark_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """From here on their gradients are told from all else, each from when it has become one."""
+        for parameter in parameters:
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._mark)
+
+    def _mark(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        storage = parameter.grad.untyped_storage()
+        if storage._cdata not in self._gradients:
+            self._gradients.add(storage._cdata)
+            self._add(0, gradients=storage.nbytes())
 
     def restart(self) -> None:
         """From here on the peak and the FLOPs are counted anew."""
@@ -60,13 +81,17 @@ class Meter(TorchDispatchMode):
             return
         size = storage.nbytes()
         self._known.add(name)
-        self.live += size
+        self._add(size)
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._forget, name, size)
 
     def _forget(self, name: int, size: int) -> None:
         self._known.discard(name)
-        self.live -= size
+        self._add(-size, gradients=-size if name in self._gradients else 0)
+        self._gradients.discard(name)
+
+    def _add(self, size: int, *, gradients: int = 0) -> None:
+        self.live = Held(self.live.all + size, self.live.gradients + gradients)
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

@@ -6,7 +6,7 @@ from rich.table import Table
 from disback_ray.planning.cards import Cores
 from disback_ray.planning.plan import Plan
 
-HEADINGS = ("role", "device", "parameters", "optimiser", "EMA", "gradients, activations", "peak", "a step")
+HEADINGS = ("role", "device", "parameters", "gradients", "optimiser", "EMA", "activations", "peak", "a step")
 
 
 def table(plan: Plan) -> Table:
@@ -19,7 +19,7 @@ def table(plan: Plan) -> Table:
             needs = role.footprint
             name = f"{role.name} × {role.devices}" if role.devices > 1 else role.name
             portion = f", {device.portion:g} of it" if device.portion < 1 else ""
-            parts = (needs.parameters, needs.optimiser, needs.average, needs.working(), needs.peak)
+            parts = (needs.parameters, needs.gradients, needs.optimiser, needs.average, needs.activations, needs.peak)
             made.add_row(name, device.card.name + portion, *map(decimal, parts), duration(role.seconds))
     return made
 

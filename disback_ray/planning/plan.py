@@ -13,9 +13,8 @@ from disback_ray.config import ClusterConfig, Recipe, RoleResources
 from disback_ray.errors import ConfigError
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.planning.cards import Card, Cores
-from disback_ray.planning.dry_run import CAST, FROZEN, Footprint, footprints
+from disback_ray.planning.dry_run import CAST, FROZEN, Footprint
 from disback_ray.planning.measured import Measured
-from disback_ray.planning.ranked import of_each_rank
 
 
 @dataclass(frozen=True)
@@ -137,14 +136,14 @@ def make(
     cluster: ClusterConfig,
     *,
     card_of: Mapping[str, Card],
-    needed: Mapping[str, Footprint] | None = None,
+    needed: Mapping[str, Footprint],
     run: Measured | None = None,
 ) -> Plan:
-    """The plan of a recipe on a cluster file's roles. card_of: each role's device; needed: of one device of each, measured unless given.
+    """The plan of a recipe on a cluster file's roles. card_of: each role's device; needed: of one device of each.
 
     run: whose times count, where there was one.
 
-    Raises ConfigError where the roles contradict one another, or a role can't be built.
+    Raises ConfigError where the roles contradict one another.
     """
     roles = {name: asked for name, asked in cluster.roles.by_name().items() if name in CAST}
     check(roles)
@@ -152,7 +151,6 @@ def make(
         host = roles.get(asked.share or "")
         if host is not None and host.ranks > 1 and not isinstance(card_of[name], Cores):
             raise ConfigError(f"roles.{name}.with: {asked.share}: {RANKS_SHARE_NOTHING}")
-    needed = needed or of_each_rank(recipe, roles, lambda part: footprints(part, spec))
     times = run.seconds if run else {}
     planned = {
         name: _role(

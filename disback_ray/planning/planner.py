@@ -11,7 +11,7 @@ import yaml
 from disback_ray.config import ClusterConfig, Recipe, check_agreement, load_recipe
 from disback_ray.errors import ConfigError
 from disback_ray.planning.cards import REFERENCE, Card, card, cores
-from disback_ray.planning.dry_run import CAST, Footprint, footprints
+from disback_ray.planning.dry_run import CAST, DryRuns
 from disback_ray.planning.layouts import layouts
 from disback_ray.planning.measured import earlier
 from disback_ray.planning.plan import Plan, make
@@ -36,7 +36,7 @@ class Planner:
         """Raises ConfigError and CheckpointError where recipe or teacher are wrong."""
         self.spec, self.network = teacher_spec(load_recipe(self.name, overrides=self.overrides))
         self._cores = cache(cores)
-        self._needed: dict[str, dict[str, Footprint]] = {}
+        self._dry_runs = DryRuns(self.spec)
 
     def plan(self, cluster: ClusterConfig, recipe: Recipe | None = None) -> Plan:
         """Raises ConfigError where the roles contradict one another, or their cards are not known."""
@@ -44,15 +44,9 @@ class Planner:
         check_agreement(recipe, cluster)
         roles = {name: asked for name, asked in cluster.roles.by_name().items() if name in CAST}
         card_of = {name: self._card(cluster, name) for name in CAST}
-        needed = of_each_rank(recipe, roles, self._measured)
+        needed = of_each_rank(recipe, roles, self._dry_runs.footprints)
         run = earlier(self.storage, recipe, cluster) if self.storage else None
         return make(recipe, self.spec, cluster, card_of=card_of, needed=needed, run=run)
-
-    def _measured(self, recipe: Recipe) -> dict[str, Footprint]:
-        key = recipe.model_dump_json()
-        if key not in self._needed:
-            self._needed[key] = footprints(recipe, self.spec)
-        return self._needed[key]
 
     def fitting(self, cluster: ClusterConfig) -> list[str]:
         """The settings with which it fits; [] where it does already, or where nothing helps."""

@@ -43,9 +43,9 @@ class SketchedCopies(PathCopies):
     node: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def of(copies: PathCopies) -> "SketchedCopies":
-        denoiser = copies.build()
-        weights = adapter_of(denoiser) if copies.lora else dict(denoiser.state_dict())
+    def of(copies: PathCopies, whole: dict[str, Tensor]) -> "SketchedCopies":
+        """whole: a node's weights where it is no adapter."""
+        weights = adapter_of(copies.build()) if copies.lora else whole
         return SketchedCopies(copies.teacher, copies.path, copies.lora, node=weights)
 
     def read(self, node: int) -> dict[str, Tensor]:

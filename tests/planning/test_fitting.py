@@ -9,13 +9,15 @@ from disback_ray.actors.bundles import Bundle, Node
 from disback_ray.actors.parts import denoiser_spec
 from disback_ray.config import Recipe, load_cluster, load_recipe
 from disback_ray.errors import ConfigError
-from disback_ray.planning import dry_run, fitting
+from disback_ray.planning import fitting
 from disback_ray.planning.cards import GIB
-from disback_ray.planning.dry_run import CAST, Footprint
+from disback_ray.planning.dry_run import CAST, DryRuns, Footprint
 from disback_ray.planning.published import teacher_spec
 
 CARD = Node("10.0.0.1", "GeForce-RTX-3090", gpus=1, cpus=8, free_gpus=1, free_cpus=8)
-NEEDED = {name: Footprint(0, 0, 0, int(8 * GIB), 0.0) for name in CAST} | {"generator": Footprint(0, 0, 0, int(20 * GIB), 0.0)}
+NEEDED = {name: Footprint(0, 0, 0, 0, int(8 * GIB), 0.0) for name in CAST} | {
+    "generator": Footprint(0, 0, 0, 0, int(20 * GIB), 0.0)
+}
 
 
 def judged(*bundles: Bundle, node: Node = CARD, recipe: Recipe | None = None) -> None:
@@ -24,7 +26,7 @@ def judged(*bundles: Bundle, node: Node = CARD, recipe: Recipe | None = None) ->
 
 
 def test_what_a_card_can_t_hold_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dry_run, "footprints", lambda recipe, spec: NEEDED)
+    monkeypatch.setattr(DryRuns, "footprints", lambda *_: NEEDED)
     alone = Bundle((("generator", 0),), 1.0, 1.0, None)
     judged(alone)
     both = replace(alone, members=(("generator", 0), ("fake_score", 0)))
@@ -39,7 +41,7 @@ def test_what_a_card_can_t_hold_is_refused_before_it_starts(monkeypatch: pytest.
 
 
 def test_small_networks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dry_run, "footprints", lambda *_: pytest.fail("seconds, for nothing"))
+    monkeypatch.setattr(DryRuns, "footprints", lambda *_: pytest.fail("seconds, for nothing"))
     recipe: Any = load_recipe("digits")
     bundle = Bundle((("generator", 0),), 0.25, 1.0, None)
     fitting.refuse_unfit(recipe, denoiser_spec(recipe), load_cluster(None).roles.by_name(), [bundle], [CARD])

@@ -1,6 +1,6 @@
 """What a plan says of footprints that are given: who fits, who holds the others up, and what would help."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,8 @@ import pytest
 from disback_ray.actors.parts import denoiser_spec
 from disback_ray.config import ClusterConfig, Recipe, load_cluster, load_recipe
 from disback_ray.errors import ConfigError
-from disback_ray.planning import planner as planner_module
 from disback_ray.planning.cards import CONTEXT, FRAGMENTATION, GIB, Cores, card
-from disback_ray.planning.dry_run import Footprint
+from disback_ray.planning.dry_run import DryRuns, Footprint
 from disback_ray.planning.layouts import layouts
 from disback_ray.planning.measured import earlier
 from disback_ray.planning.plan import Plan, make
@@ -22,7 +21,7 @@ from disback_ray.storage import Folder
 
 FLOPS = {"teacher": 1.0, "path_node": 1.0, "fake_score": 4.0, "generator": 3.0}
 A_SECOND = card("GeForce-RTX-3090").fp32
-NEEDED = {name: Footprint(int(GIB), 0, 0, int(4 * GIB), flops * A_SECOND) for name, flops in FLOPS.items()}
+NEEDED = {name: Footprint(int(GIB), 0, 0, 0, int(4 * GIB), flops * A_SECOND) for name, flops in FLOPS.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -105,13 +104,13 @@ def test_replicas_share_the_time() -> None:
 
 
 def test_ranks_share_micro_batches_and_with_fsdp_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def whole(recipe: Recipe, spec: Any) -> dict[str, Footprint]:
+    def whole(_: DryRuns, recipe: Recipe, names: Collection[str]) -> dict[str, Footprint]:
         """1 GiB of activations for each eight samples, 2 of weights, 4 of moments."""
         peak = int((6 + recipe.batch / 8) * GIB)
         works = recipe.batch * A_SECOND
-        return {name: Footprint(int(2 * GIB), int(4 * GIB), 0, peak, flops * works) for name, flops in FLOPS.items()}
+        return {name: Footprint(int(2 * GIB), 0, int(4 * GIB), 0, peak, flops * works) for name, flops in FLOPS.items()}
 
-    monkeypatch.setattr(planner_module, "footprints", whole)
+    monkeypatch.setattr(DryRuns, "footprints", whole)
     planner = Planner("digits", ["batch=16", "micro_batches=4"], "GeForce-RTX-3090")
     roles = {name: planner.plan(load_cluster("four-3090", overrides=sets)).devices[2].roles[0] for name, sets in {
         "one": [], "ddp": ["roles.fake_score.ranks=4"],
@@ -193,7 +192,7 @@ class Shrinking:
     def __init__(self, until: Callable[[Recipe], bool]) -> None:
         self.until = until
 
-    def __call__(self, recipe: Recipe, spec: Any) -> dict[str, Footprint]:
+    def footprints(self, recipe: Recipe, names: Collection[str]) -> dict[str, Footprint]:
         large = replace(NEEDED["generator"], peak=int((4 if self.until(recipe) else 40) * GIB))
         return NEEDED | {"generator": large}
 
@@ -201,7 +200,7 @@ class Shrinking:
 def test_what_doesn_t_fit_is_refused_with_the_settings_that_make_it_fit(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner_module, "footprints", Shrinking(lambda recipe: recipe.student.checkpointing))
+    monkeypatch.setattr(DryRuns, "footprints", Shrinking(lambda recipe: recipe.student.checkpointing).footprints)
     said = command("plan", "digits", "--cluster", "four-3090")
     assert said.status == 2
     assert "generator: " in said.out
@@ -210,14 +209,14 @@ def test_what_doesn_t_fit_is_refused_with_the_settings_that_make_it_fit(
     assert "--set student.checkpointing=true" in said.complaint
     assert "fake_score" not in said.complaint, "a role that fits is left alone"
 
-    monkeypatch.setattr(planner_module, "footprints", Shrinking(lambda recipe: False))
+    monkeypatch.setattr(DryRuns, "footprints", Shrinking(lambda recipe: False).footprints)
     assert "no setting makes it fit" in command("plan", "digits", "--cluster", "four-3090").complaint
 
 
 def test_auto_takes_the_fastest_seats_that_fit(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(planner_module, "footprints", lambda recipe, spec: NEEDED)
+    monkeypatch.setattr(DryRuns, "footprints", lambda _, recipe, names: NEEDED)
     chosen, settings, plan = Planner("digits", named="GeForce-RTX-3090").choose(load_cluster(None), 2)
     assert settings == []
     assert plan.seconds == pytest.approx(4), "the fake score alone, the others together"
@@ -233,7 +232,7 @@ def test_a_plan_needs_no_storage_that_can_be_reached(monkeypatch: pytest.MonkeyP
     def unreachable(uri: str) -> Folder:
         raise ConfigError(f"storage {uri}: no route to it")
 
-    monkeypatch.setattr(planner_module, "footprints", lambda recipe, spec: NEEDED)
+    monkeypatch.setattr(DryRuns, "footprints", lambda _, recipe, names: NEEDED)
     monkeypatch.setattr(Folder, "at", unreachable)
     eight = load_cluster("eight-3090")
     assert Planner("digits", storage=eight.storage).plan(eight).measured == ""
@@ -241,8 +240,8 @@ def test_a_plan_needs_no_storage_that_can_be_reached(monkeypatch: pytest.MonkeyP
 
 def test_what_a_recipe_has_already_is_no_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Targets too large for their card in float32, and in bfloat16."""
-    huge = NEEDED | {name: Footprint(int(GIB), 0, 0, int(40 * GIB), 0.0) for name in ("teacher", "path_node")}
-    monkeypatch.setattr(planner_module, "footprints", lambda recipe, spec: NEEDED if recipe.fake_score.lora else huge)
+    huge = NEEDED | {name: Footprint(int(GIB), 0, 0, 0, int(40 * GIB), 0.0) for name in ("teacher", "path_node")}
+    monkeypatch.setattr(DryRuns, "footprints", lambda _, recipe, names: NEEDED if recipe.fake_score.lora else huge)
     has = ["precision.teacher=bf16", "precision.path_node=bf16", "micro_batches=64"]
     changed = Planner("digits").fitting(load_cluster("three-3090", overrides=["roles.fake_score={with: teacher}"]))
     assert changed[:3] == ["micro_batches=64", *has[:2]]
