@@ -398,7 +398,7 @@ class Rehearsal:
 
     def _lost(self) -> int:
         """Steps of Algorithm 2 without a row: metrics.parquet was gone or damaged when the run went on."""
-        stages = {backtracking.STAGE} | ({backtracking.TRIAL} if self._goes_without() else set())
+        stages = {backtracking.STAGE, self._kept_trial()}
         return self.recipe.backtracking.steps - len({r["step"] for r in self.production.metrics.rows if r["stage"] in stages})
 
     def _due(self, step: Step, every: int) -> bool:

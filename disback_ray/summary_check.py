@@ -39,11 +39,15 @@ class _Switch(_Said):
     node: int
 
 
-class _Trial(_Said):
-    before: float = 0.0
-    after: float = 0.0
-    steps: int = 0
+class _Tried(_Said):
+    """apart: [steps, distance] of each look; without `path` it isn't decided yet."""
+
+    apart: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = []
     path: bool = False
+
+
+class _Trial(_Tried):
+    warm: _Tried = _Tried()
 
 
 class _Seat(_Said):

@@ -146,6 +146,8 @@ class TestClaim:
             {"switches": [{"step": 3}]},
             {"devices": {"steps": 3}},
             {"trial": {"path": 3}},
+            {"trial": {"apart": [[0]]}},
+            {"trial": {"warm": {"apart": [[0, "a"]]}}},
             {"roles": {"teacher": {"devices": 3}}},
             {"recipe": None},
         ],
