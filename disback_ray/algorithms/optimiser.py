@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,10 @@ from torch import nn
 from disback_ray.algorithms.eager import leave_the_compiler_out
 from disback_ray.algorithms.noise import Positive
 from disback_ray.errors import ConfigError
+
+AT_ONCE = 8_000_000
+"""So many numbers, or one tensor where that has more: on a GPU torch updates the tensors of a group together, and holds a second copy of
+them while it does. Of a whole network that would be as much as its weights."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,31 @@ class OptimiserSettings:
         """Raises ConfigError where 8-bit Adam is not installed."""
         leave_the_compiler_out()
         if self.kind == "sgd":
-            return torch.optim.SGD(parameters, lr=self.lr, weight_decay=self.weight_decay)
+            return torch.optim.SGD(_groups(parameters), lr=self.lr, weight_decay=self.weight_decay)
         common: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay}
         if self.states == "8bit":
             eight: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(parameters, **common)
             return eight
-        return (torch.optim.Adam if self.kind == "adam" else torch.optim.AdamW)(parameters, **common)
+        return (torch.optim.Adam if self.kind == "adam" else torch.optim.AdamW)(_groups(parameters), **common)
 
     def rate(self, progress: float, *, update: int) -> float:
         """The learning rate of the update-th update, once this share of the steps is done, 0 … 1."""
         late = max(progress - self.decay_after, 0) / max(1 - self.decay_after, 1e-12)
         warm = min(1.0, (update + 1) / self.warmup) if self.warmup else 1.0
         return warm * self.lr * 0.5 * (1 + math.cos(math.pi * late))
+
+
+def _groups(parameters: Iterable[nn.Parameter]) -> Iterator[dict[str, Any]]:
+    """torch.optim's groups, in order, each of AT_ONCE numbers at most."""
+    group: list[nn.Parameter] = []
+    held = 0
+    for parameter in parameters:
+        if group and held + parameter.numel() > AT_ONCE:
+            yield {"params": group}
+            group, held = [], 0
+        group.append(parameter)
+        held += parameter.numel()
+    yield {"params": group}
 
 
 def _bitsandbytes() -> Any:
