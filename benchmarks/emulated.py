@@ -9,7 +9,6 @@ Processes for 64 devices need minutes to start on two processors, and 10 GB: `--
 """
 
 import itertools
-import logging
 import statistics
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from benchmarks import Result, measured, options, publish
 from benchmarks.emulated_roles import SAMPLES, FakeScore, Generator, Target, Work
 from benchmarks.stage import Stage, staged
 from disback_ray.actors.hosted import Part
+from disback_ray.actors.session import begin_private
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.path import switches
@@ -129,11 +129,8 @@ def driven(stage: Stage, layout: Layout, *, steps: int) -> list[End]:
 
 @contextmanager
 def pretended_processors(count: int) -> Iterator[None]:
-    """A private Ray that counts as many processors as there are devices to be emulated."""
-    ray.init(
-        address="local", num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-        object_store_memory=2_000_000_000,
-    )  # fmt: skip
+    """A run's private Ray, but for the number of processors that it counts: enough for the devices to be emulated."""
+    begin_private(num_cpus=count, object_store_memory=2_000_000_000)
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from disback_ray.actors import fake_score
+from disback_ray.actors import fake_score, generator
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.path import Blend
 from disback_ray.algorithms.ranks import ALONE, Ranks
@@ -71,6 +71,9 @@ class Generator(Device):
     def descend(self, field: Field) -> dict[str, float]:
         self._works(self.work.backward, field.batch)
         return {}
+
+    descend_all: Any = generator.Generator.descend_all
+    """Which are those above."""
 
 
 class Target(Device):

@@ -12,7 +12,6 @@ import argparse
 import importlib.util
 import itertools
 import json
-import logging
 import statistics
 import subprocess
 import sys
@@ -172,9 +171,10 @@ def decoupled(recipe: Recipe, folder: Folder) -> dict[str, float]:
     import ray
 
     from benchmarks.stage import staged
+    from disback_ray.actors.session import begin_private
     from disback_ray.config import RoleResources
 
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    begin_private(num_cpus=8)
     try:
         share = RoleResources(cpus=1, gpus=0.25 if torch.cuda.is_available() else 0)
         kinds = {name: (capped(role), arguments) for name, (role, arguments) in made(recipe, folder).items()}

@@ -7,7 +7,6 @@ so that what else the machine does meets both.
 """
 
 import itertools
-import logging
 import statistics
 import time
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import ray
 import torch
@@ -24,6 +22,7 @@ from benchmarks import Result, measured, options, publish
 from benchmarks.stage import Stage, staged
 from disback_ray.actors.company import Company, in_process
 from disback_ray.actors.parts import Places, denoiser_spec, parts
+from disback_ray.actors.session import begin_private
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.algorithms.path import switches
@@ -111,8 +110,7 @@ def main() -> None:
     parser = options(str(__doc__).splitlines()[0])
     parser.add_argument("--steps", type=int, default=8, help="measured in each of the rounds (8)")
     given = parser.parse_args()
-    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(address="local", num_cpus=8, **quiet)
+    begin_private(num_cpus=8)
     try:
         results = compared("digits, wide", load_recipe("digits", overrides=LARGE), steps=given.steps, goal=1.15)
         results += compared("ring8", load_recipe("ring8", overrides=SMALL), steps=10 * given.steps, goal=None)

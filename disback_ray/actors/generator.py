@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from disback_ray.actors.calls import aside, looks, starts
+from disback_ray.actors.mishaps import told
 from disback_ray.actors.snapshot import Snapshot
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.average import MovingAverage
@@ -144,6 +145,14 @@ class Generator:
         self.norms.append(field.norm)
         self.learner.gather(field.batch.size)
         return {}
+
+    def descend_all(self, *fields: Field, step: int) -> dict[str, float]:
+        """A descent of each field that is left of a step, and the commit, in one call. Raises what they raise."""
+        for field in fields:
+            with told("generator", "descend", [field]):
+                self.descend(field)
+        with told("generator", "commit", [step]):
+            return self.commit(step)
 
     def commit(self, step: int) -> dict[str, float]:
         """The optimiser's step and the average's, with the gradients gathered. Raises VersionError, NonFiniteError."""

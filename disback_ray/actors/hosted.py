@@ -14,6 +14,7 @@ import torch
 
 from disback_ray.actors.busy import Busy
 from disback_ray.actors.mishaps import told
+from disback_ray.actors.parcel import Parcel, opened
 from disback_ray.actors.placement import Whereabouts, where
 from disback_ray.actors.snapshot import Snapshot
 from disback_ray.actors.timesheet import Account, Timesheet
@@ -98,6 +99,11 @@ class Hosted:
         self.role = role(**arguments)
         self.turns.begin()
         return where()
+
+    async def make(self, parcel: Parcel, *results: Any) -> tuple[float, Any]:
+        """The call that a parcel holds; results: of other roles, that it is about."""
+        turn, method, args, kwargs = opened(parcel, results)
+        return await self.call(turn, method, *args, **kwargs)
 
     async def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[float, Any]:
         """(seconds, what the role's method gives). Raises OutOfTurn, and what the method raises.

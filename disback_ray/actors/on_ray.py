@@ -11,6 +11,7 @@ from ray._private.state import state as typed_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disback_ray.actors.hosted import Hosted, Meeting, Part
+from disback_ray.actors.parcel import parcelled
 from disback_ray.storage import Folder
 
 state: Any = typed_state
@@ -62,8 +63,9 @@ class OnRay:
     def call(self, turn: int, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         way = self._ways.get(method)
         if way is None:
-            way = self._ways[method] = self._actor.call.options(name=f"{self._name}.{method}", num_returns=2)
-        note, result = way.remote(turn, method, *args, **kwargs)
+            way = self._ways[method] = self._actor.make.options(name=f"{self._name}.{method}", num_returns=2)
+        parcel, later = parcelled(turn, method, args, kwargs, comes_later=lambda value: isinstance(value, ray.ObjectRef))
+        note, result = way.remote(parcel, *later)
         return note, result
 
     def aside(self, method: str, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -137,6 +139,12 @@ class Replicas:
         """One call of each rank, with the samples that it has scored: their errors are heard from each."""
         (proxy,) = self.proxies
         return [proxy.learn(*samples[rank :: self.ranks], **which) for rank in range(self.ranks)]
+
+    def descend_all(self, *fields: Any, step: int) -> list[Any]:
+        """A call for each field, so that each is descended as soon as it is there; each rank's last one commits."""
+        (proxy,) = self.proxies
+        first, last = fields[: -self.ranks], fields[-self.ranks :]
+        return [*(proxy.descend(field) for field in first), *(proxy.descend_all(field, step=step) for field in last)]
 
     def prefetch(self, *args: Any, **kwargs: Any) -> list[Any]:
         return [proxy.prefetch(*args, **kwargs) for proxy in self.proxies]

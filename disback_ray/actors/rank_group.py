@@ -8,7 +8,7 @@ from disback_ray.actors.on_ray import OnRay
 from disback_ray.algorithms.ranks import Ranks, Sharding
 from disback_ray.storage import Folder
 
-BY_TURNS = ("propose", "score", "difference", "fit", "learn", "descend")
+BY_TURNS = ("propose", "score", "difference", "fit", "learn", "descend", "descend_all")
 """The calls that are about one micro-batch, or one rank's share of them: one rank makes each. All others are made by all ranks, and the
 first one's result counts."""
 

@@ -5,10 +5,11 @@ import logging
 import os
 import socket
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants, services, worker
@@ -25,6 +26,15 @@ HTTP2_SETTINGS = 4
 CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"  # Ray reads this name; its default is 20, each with a warning on the terminal
 API_SERVER = "RAY_API_SERVER_ADDRESS"
 NOBODY = "http://127.0.0.1:9"  # the port of RFC 863, "discard": whoever asks there hears at once that nobody answers
+PRIVATE = {
+    API_SERVER: NOBODY,
+    "RAY_event_stats": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+}
+"""What Ray's processes of a private cluster read. Whatever of Ray's asks for the dashboard, as Ray Train's end does, would wait for
+twelve seconds. The others are what Ray notes of each call, for lists and metrics that nobody sees there: docs/scaling.md, "Where a
+call's millisecond goes"."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +82,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _start_private(modules: Sequence[str]) -> None:
-    """Without Ray's dashboard. Whatever of Ray's asks for it, as Ray Train's end does, would wait for twelve seconds: see NOBODY."""
-    with _loopback(), _set(API_SERVER, NOBODY):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=max(LOCAL_CPUS, os.cpu_count() or 1),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"py_modules": _files_of(modules)} if modules else None,
-            )
-        except Exception as error:
-            raise ClusterError(f"address: local: a private Ray didn't start: {_one_line(error)}") from error
+    try:
+        begin_private(
+            num_cpus=max(LOCAL_CPUS, os.cpu_count() or 1), runtime_env={"py_modules": _files_of(modules)} if modules else None
+        )
+    except Exception as error:
+        raise ClusterError(f"address: local: a private Ray didn't start: {_one_line(error)}") from error
+
+
+def begin_private(**options: Any) -> None:
+    """A cluster of this process's own, without Ray's dashboard. options: more of ray.init's."""
+    with _loopback(), _set(PRIVATE):
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 @contextmanager
@@ -102,17 +111,18 @@ def _loopback() -> Iterator[None]:
 
 
 @contextmanager
-def _set(name: str, value: str) -> Iterator[None]:
-    """An environment variable, for processes that begin in the block; where the user has set it, it stays."""
-    before = os.environ.get(name)
-    os.environ[name] = before or value
+def _set(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables, for processes that begin in the block; what the user has set stays."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: before[name] or value for name, value in values.items()})
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _resolve(address: str) -> str:
@@ -141,7 +151,7 @@ def _connect(address: str, *, timeout: float, modules: Sequence[str]) -> None:
 
 def _join(address: str, modules: Sequence[str]) -> None:
     try:
-        with _set(CONNECT_TRIES, "1"):
+        with _set({CONNECT_TRIES: "1"}):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_shipped(modules))
     except Exception as error:
         cause = str(error.__cause__ or error)

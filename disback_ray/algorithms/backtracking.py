@@ -26,7 +26,7 @@ def generator_step(
 
     blend: the node before scores as well, and the target's score is a mean of the two. The difference of a micro-batch is asked for
     before the next one's score: a role works through its calls in their order, and the generator can begin to descend while the other
-    scores are taken.
+    scores are taken. Over Ray each field is descended in a call of its own, as soon as it is there, and the last ones commit.
     """
     samples = [cast.generator.propose(batch) for batch in batches]
     wanted = [target.score(sample) for sample in samples]
@@ -35,7 +35,7 @@ def generator_step(
         cast.fake_score.difference(cast.fake_score.score(sample), score, left, node=node, blend=blend)
         for sample, score, left in zip(samples, wanted, before, strict=True)
     ]
-    return samples, (*(cast.generator.descend(field) for field in fields), cast.generator.commit(step))
+    return samples, (cast.generator.descend_all(*fields, step=step),)
 
 
 def fake_score_step(cast: Cast, step: int, samples: Sequence[Later], *, updates: int) -> Results:

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 
 from disback_ray.actors.fake_score import FakeScore
+from disback_ray.actors.generator import Generator
 from disback_ray.actors.parts import Places, parts
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.cast import Cast
@@ -84,7 +85,8 @@ class Metered:
         self.step.clear()
 
     learn: Any = FakeScore.learn
-    """Here, so that its fits are measured one by one."""
+    descend_all: Any = Generator.descend_all
+    """Here, so that their calls are measured one by one."""
 
     def __getattr__(self, method: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -116,7 +116,7 @@ def test_what_is_not_marked_is_taken_to_change_its_role() -> None:
     ("role", "changing"),
     [
         (FakeScore, {"score", "difference", "fit", "commit", "learn", "skip"}),
-        (Generator, {"propose", "descend", "commit", "skip"}),
+        (Generator, {"propose", "descend", "descend_all", "commit", "skip"}),
         (FrozenTeacher, set()),
         (PathNode, set()),
         (Evaluator, set()),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from disback_ray.actors import mishaps
 from disback_ray.actors.generator import Generator
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.average import MovingAverage
@@ -69,6 +70,25 @@ def test_descending_is_dmd_s_regression(generator: Generator) -> None:
     generator.descend(Field(sample.batch, PULL, 1.0))
     for parameter, gradient in zip(generator.network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_all_that_is_left_of_a_step_is_its_descents_and_its_commit(troupe: Any) -> None:
+    halves, ends = [replace(BATCH, first=first, size=6) for first in (0, 6)], []
+    for joined in (0, 1, 2):
+        generator = troupe.cast().generator
+        fields = [Field(generator.propose(half).batch, PULL[half.first : half.first + 6], 1.0 + half.first) for half in halves]
+        for field in fields[: 2 - joined]:
+            generator.descend(field)
+        told = generator.descend_all(*fields[2 - joined :], step=0) if joined else generator.commit(0)
+        ends.append((told, generator.digest()))
+    assert ends[1:] == ends[:1] * 2
+    half = generator.propose(replace(BATCH, step=1, size=6))
+    bad = Field(half.batch, PULL[:6] * torch.nan, 1.0)
+    with pytest.raises(NonFiniteError, match="at step 1") as raised, mishaps.told("generator", "descend_all", [bad]):
+        generator.descend_all(bad, step=1)
+    assert raised.value.keys["method"] == "descend", "as where each is a call"
+    with pytest.raises(VersionError, match="gradients of 0 of 12"):
+        generator.descend_all(step=1)
 
 
 def test_samples_move_against_the_field(generator: Generator) -> None:

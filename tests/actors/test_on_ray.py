@@ -59,7 +59,8 @@ def test_over_actors_with_replicas_and_micro_batches_the_driver_sees_no_tensor(
     assert len(seen) > 100
     assert not list(tensors(seen))
     for name, times in {
-        "teacher.score": 8, "path_node.score": 16 + 8, "fake_score.score": 24, "fake_score.difference": 24, "generator.descend": 24,
+        "teacher.score": 8, "path_node.score": 16 + 8, "fake_score.score": 24, "fake_score.difference": 24, "generator.descend": 12,
+        "generator.descend_all": 12,
         "fake_score.fit": 16, "fake_score.learn": 12, "evaluator.measure": 8, "evaluator.picture": 5,
     }.items():  # fmt: skip
         assert len(called[name]) == times, name

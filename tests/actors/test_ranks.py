@@ -27,8 +27,8 @@ def played(troupe: Any, cast: Cast, wait: Any, out: Folder, between: Any = lambd
     told: list[Any] = []
 
     def tell(results: Any) -> None:
-        """Where each rank was asked, the first one's answer: all of them have the same."""
-        told.extend(each[0] if isinstance(each, list) else each for each in wait(list(results)))
+        """Where each rank was asked, the last one's answer: all of them have the same."""
+        told.extend(each[-1] if isinstance(each, list) else each for each in wait(list(results)))
 
     wait(cast.fake_score.begin(degradation.STAGE, node=0))
     for step in degradation.degradation_recording(cast, troupe.marks, batches_of=troupe.batches):

@@ -20,7 +20,7 @@ def slowed(role: Any) -> Any:
 
     class Slow(role):  # type: ignore[misc]  # in here, it travels by value: the workers can't import this file
         def __getattribute__(self, name: str) -> Any:
-            if name in ("propose", "descend", "score", "difference", "learn", "commit"):
+            if name in ("propose", "descend", "score", "difference", "learn", "descend_all", "commit"):
                 time.sleep(random.random() * 0.008)
             return super().__getattribute__(name)
 

@@ -58,8 +58,8 @@ with attach("local") as session:
     role = place({"teacher": RoleResources()}, timeout=10)
     actor = ray.remote(Probe).options(**role.options("teacher")).remote()
     place_, mode, at_once = ray.get(actor.look.remote())
-    print(session.owned, session.address, ray.cluster_resources()["CPU"] >= 4, place_.devices, mode, at_once, flush=True)
     try:
+        print(session.owned, session.address, ray.cluster_resources()["CPU"] >= 4, place_.devices, mode, at_once, flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         assert ray.get(actor.look.remote(), timeout=10)[0] == place_
@@ -114,14 +114,16 @@ def started_by_hand(ray_folder: str, processes: Any) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("before", [None, "", "the user's"])
-def test_the_private_cluster_s_variable_is_the_driver_s_own_again(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(session.API_SERVER)
-    if before is not None:
-        monkeypatch.setenv(session.API_SERVER, before)
-    began: list[str] = []
-    monkeypatch.setattr(ray, "init", lambda **_: began.append(os.environ[session.API_SERVER]))
+def test_the_private_cluster_s_variables_are_the_driver_s_own_again(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in session.PRIVATE:
+        monkeypatch.delenv(name, raising=False)
+        if before is not None:
+            monkeypatch.setenv(name, before)
+    began: list[dict[str, str]] = []
+    monkeypatch.setattr(ray, "init", lambda **_: began.append({name: os.environ[name] for name in session.PRIVATE}))
     session._start_private([])
-    assert (began, os.environ.get(session.API_SERVER)) == ([before or session.NOBODY], before)
+    assert began == [{name: before or value for name, value in session.PRIVATE.items()}]
+    assert [os.environ.get(name) for name in session.PRIVATE] == [before] * len(session.PRIVATE)
 
 
 def test_auto_and_the_port_find_what_ray_start_runs(started_by_hand: int) -> None:

@@ -36,7 +36,7 @@ def test_one_step_of_both_players(notes: Any) -> None:
     fields = [("fake_score.difference", c, w, None, ("node", 2), ("blend", None)) for c, w in zip(current, wanted, strict=True)]
     changes = [
         ("path_node.load", 2),
-        *(("generator.descend", field) for field in fields), ("generator.commit", 0), ("path_node.prefetch", 1),
+        ("generator.descend_all", *fields, ("step", 0)), ("path_node.prefetch", 1),
         *(("fake_score.learn", *x0, ("step", 0), ("update", update)) for update in (0, 1)),
     ]  # fmt: skip
     by_part = [call for pair in zip(current, fields, strict=True) for call in pair]
@@ -53,7 +53,7 @@ def test_the_target_walks_back_to_the_teacher(notes: Any) -> None:
     assert [call[-2] for call in notes.calls if call[0] == "fake_score.difference"] == [
         ("node", n) for n in (2, 2, 2, 2, 1, 1, 0, 0, 0, 0)
     ]
-    assert [call[1] for call in notes.calls if call[0] == "generator.commit"] == [0, 1, 2, 3, 4]
+    assert [call[-1] for call in notes.calls if call[0] == "generator.descend_all"] == [("step", n) for n in range(5)]
 
 
 def test_a_target_is_blended_into_the_next(notes: Any) -> None:
@@ -97,8 +97,8 @@ def prefetches(notes: Any, plan: Any, *, start: int = 0, steps: int = 60) -> lis
     for call in notes.calls:
         if call[0] == "path_node.load":
             found.append(("load", call[1], step + 1))
-        elif call[0] == "generator.commit":
-            step = call[1]
+        elif call[0] == "generator.descend_all":
+            step = dict(call[-1:])["step"]
         elif call[0] == "path_node.prefetch":
             found.append(("prefetch", call[1], step))
     return found
@@ -139,7 +139,7 @@ def test_a_step_is_submitted_only_when_it_is_asked_for(notes: Any) -> None:
     steps = distribution_backtracking(notes.cast, PLAN, steps=5, batches_of=batches_of)
     assert notes.calls == []
     list(islice(steps, 2))
-    assert [call[1] for call in notes.calls if call[0] == "generator.commit"] == [0, 1]
+    assert [call[-1] for call in notes.calls if call[0] == "generator.descend_all"] == [("step", 0), ("step", 1)]
 
 
 def learnt(calls: list[Any]) -> list[tuple[int, int]]:
