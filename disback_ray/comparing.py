@@ -18,10 +18,10 @@ from disback_ray.comparison.curves import Curve, curve_of
 from disback_ray.comparison.outcome import NEVER, Outcome, outcome
 from disback_ray.comparison.page import render
 from disback_ray.config import Recipe, load_recipe
-from disback_ray.errors import ConfigError
+from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.measurement import Result, document, measured
 from disback_ray.result import RunResult
-from disback_ray.run_folder import METRICS
+from disback_ray.run_folder import METRICS, read_summary, recipe_of
 from disback_ray.running import run
 from disback_ray.storage import Folder
 
@@ -72,7 +72,7 @@ def compare(
 
     Runs that are there already, whole or in part, are gone on with. every: steps between two looks. cluster: play over Ray's actors
     there; None plays in this process, with the same numbers. goals: levels of them are added to `levels`. variants: arms of one's own,
-    each with what it changes in the recipe.
+    each with what it changes in the recipe. A run that ends in NaN or Inf never came to a level that it hadn't come to before.
     Raises ConfigError where an option can't be, the recipe measures nothing or has no path, and whatever a run raises.
     """
     played = {name: ARMS[name] for name in chosen(arms)} | dict(variants)
@@ -95,12 +95,17 @@ def compare(
     curves = []
     for seed in range(seeds):
         for arm in _turned(names, seed):
-            result = run(
-                recipe, cluster=cluster, out=f"{folder}/seed-{seed}/{arm}", seed=seed,
-                overrides=[*overrides, *(looks if not tiny else []), *played[arm]], in_process=cluster is None, tiny=tiny,
-            )  # fmt: skip
-            curves.append(_curve(arm, seed, result))
-            say(f"{plan.name}, seed {seed}, {arm}: {curves[-1].figure.replace('_', ' ')} {curves[-1].values[-1]:.4g}")
+            place = f"{folder}/seed-{seed}/{arm}"
+            try:
+                result = run(
+                    recipe, cluster=cluster, out=place, seed=seed,
+                    overrides=[*overrides, *(looks if not tiny else []), *played[arm]], in_process=cluster is None, tiny=tiny,
+                )  # fmt: skip
+                curves.append(_curve(arm, seed, result))
+            except NonFiniteError as error:
+                curves.append(_lost(arm, seed, place, error))
+            said = curves[-1].lost or f"{curves[-1].figure.replace('_', ' ')} {curves[-1].values[-1]:.4g}"
+            say(f"{plan.name}, seed {seed}, {arm}: {said}")
     wanted = sorted({*levels, *(goal.level for goal in goals)}, reverse=True)
     found = outcome(curves, arms=names, levels=wanted)
     where = Folder.at(folder)
@@ -137,7 +142,7 @@ def lines(found: Outcome) -> list[str]:
     for arm in found.arms:
         cells = [_cell(found, arm, level) for level in found.levels]
         rows.append(f"{arm:10}" + "".join(f"{cell:>38}" for cell in cells))
-    return [*rows, f"a step of recording is charged at {found.cost:.2f} of a generator's, as measured"]
+    return [*rows, *found.lost, f"a step of recording is charged at {found.cost:.2f} of a generator's, as measured"]
 
 
 def _cell(found: Outcome, arm: str, level: float) -> str:
@@ -164,12 +169,23 @@ def _curve(arm: str, seed: int, result: RunResult) -> Curve:
     return curve_of(arm, seed, rows, result.metrics, undone=undone_stages(result.summary["trial"]))
 
 
+def _lost(arm: str, seed: int, place: str, error: NonFiniteError) -> Curve:
+    """Of a run that ended in NaN or Inf. Raises the error itself where that was before the generator was looked at."""
+    folder = Folder.at(place)
+    if not folder.has(METRICS) or not (left := read_summary(folder))["metrics"].get("untrained"):
+        raise error
+    plan, rows = recipe_of(folder), pq.read_table(io.BytesIO(folder.read(METRICS))).to_pylist()
+    total, every = plan.backtracking.steps, plan.evaluation.every
+    due = [*range(every, total, every), total]
+    return curve_of(arm, seed, rows, left["metrics"], undone=undone_stages(left.get("trial") or {}), lost=str(error), due=due)
+
+
 def _write(
     folder: Folder, plan: Recipe, found: Outcome, goals: Sequence[Goal], command: str, settings: Sequence[str], meanings: Mapping[str, str],
 ) -> None:  # fmt: skip
     facts: dict[str, Any] = {
         "recipe": plan.name, "settings": list(settings), "seeds": list(found.seeds), "arms": list(found.arms), "figure": found.figure,
-        "recording_cost": found.cost,
+        "recording_cost": found.cost, "lost": found.lost,
         "reached": [_finite(asdict(reached)) for reached in found.reached],
     }  # fmt: skip
     said = command or f"disback-ray compare {shlex.quote(plan.name)}"

@@ -1,6 +1,7 @@
 """`disback-ray compare` on tiny runs: what differs between the arms, and that a second call goes on."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,18 @@ def test_what_cant_be_compared_is_said_first(
         with pytest.raises(ConfigError, match=f"--goal {goal}: expected"):
             comparing.Goal.parse(goal)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_arm_that_ends_in_nan_has_never_come_there(compared: Path, tiny: Any, tmp_path: Path) -> None:
+    """It doesn't end the comparison."""
+    shutil.copytree(compared, tmp_path / "compared")
+    said: list[str] = []
+    found, where = comparing.compare(
+        "ring8", seeds=1, out=str(tmp_path / "compared"), overrides=tiny.settings("ring8"), every=4, levels=[1e-3], say=said.append,
+        variants={"wild": ["backtracking.generator.lr=1e30", "student.ema=0"]},
+    )  # fmt: skip
+    assert "wild: the " in said[-1]
+    assert " NaN or Inf at step " in said[-1]
+    assert found.at("wild", 1e-3).unfinished == 1
+    assert "wild, seed 0: never finished: the " in (tmp_path / "compared/comparison.html").read_text()
+    assert len(where.read_json(comparing.FIGURES)["facts"]["lost"]) == 1

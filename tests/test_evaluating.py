@@ -151,7 +151,7 @@ def test_corrupt_images_are_named_and_skipped_only_when_asked(command: Command, 
     said = command(*arguments, "--skip-corrupt")
     assert said.status == 0
     assert said.err == f"{corrupt}: 3 corrupt images skipped: 00003.png, 00008.png, text.png\n"
-    assert "58 images of 4 × 4 pixels, 3 of them skipped as corrupt" in said.out
+    assert "58 images of 4 × 4 pixels, 3 more skipped as corrupt" in said.out
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_one_odd_image_is_named(
     ("arguments", "said"),
     [
         (["nowhere", "--reference", "{b}"], "nowhere: no such file or folder"),
-        (["{a}", "--reference", "none.npz"], "none.npz"),
+        (["{a}", "--reference", "none.npz"], "none.npz: no such file"),
         (["{a}", "--reference", "{b}", "--extractor", "vgg"], "extractor vgg: expected inception, digits, pixels"),
         (["{a}", "--reference", "{b}", "--extractor", "inception"], "extractor inception: give its weights"),
         (["{a}", "--reference", "{b}", "--extractor", "digits"], "extractor digits: it knows 8 × 8 pixels, these have 4 × 4"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ class Curve:
     """A run's main figure. steps, values: [K], after how many steps of the generator, from its start on; recorded: steps of recording.
 
     tried: steps that were undone again (`path: auto`), which are charged in full.
+    lost: why it ended before its last step; '' where it didn't. The looks that it then lacks are infinitely far.
 
     step_seconds, record_seconds: how long one step of each stage took, looks aside; None where there was none.
     """
@@ -33,6 +35,7 @@ class Curve:
     step_seconds: float | None
     record_seconds: float | None
     tried: int = 0
+    lost: str = ""
 
     def charged(self, step: int, *, cost: float) -> float:
         """So many steps of the generator, with those of the recording at what one costs, in steps of the generator."""
@@ -44,22 +47,32 @@ class Curve:
         return None if first is None else self.charged(first, cost=cost)
 
 
-def curve_of(arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any], *, undone: Collection[str] = ()) -> Curve:
-    """rows: of metrics.parquet; figures: of the summary; undone: stages whose steps were. Raises ConfigError without measures."""
+def curve_of(
+    arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any], *, undone: Collection[str] = (), lost: str = "",
+    due: Sequence[int] = (),
+) -> Curve:  # fmt: skip
+    """rows: of metrics.parquet; figures: of the summary; undone: stages whose steps were.
+
+    lost: why the run ended before its last step; due: the steps of all looks that it was to have. Raises ConfigError without measures.
+    """
     kept = [stage for stage in (backtracking.TRIAL, backtracking.WARM, backtracking.STAGE) if stage not in undone]
     looks = [row for row in rows if row["stage"] in kept]
-    figure = next((name for name in MAIN if any(row.get(name) is not None for row in looks)), None)
+    begun = figures.get("untrained") or {}
+    figure = next((name for name in MAIN if any(row.get(name) is not None for row in [*looks, *([begun] if lost else [])])), None)
     if figure is None:
         raise ConfigError("compare: nothing is measured while this recipe trains: it needs data to be measured against")
     taken = [(int(row["step"]), float(row[figure])) for row in looks if row.get(figure) is not None]
-    if (start := (figures.get("untrained") or {}).get(figure)) is not None:
+    if (start := begun.get(figure)) is not None:
         taken.insert(0, (0, float(start)))
+    if lost:
+        taken += [(step, math.inf) for step in due if step > taken[-1][0]]
     return Curve(
         arm, seed, figure, tuple(step for step, _ in taken), tuple(value for _, value in taken),
         recorded=sum(row["stage"] == degradation.STAGE for row in rows),
         step_seconds=_duration(rows, backtracking.STAGE),
         record_seconds=_duration(rows, degradation.STAGE),
         tried=sum(row["stage"] in undone for row in rows),
+        lost=lost,
     )  # fmt: skip
 
 

@@ -66,6 +66,11 @@ class Outcome:
     def at(self, arm: str, level: float) -> Reached:
         return next(found for found in self.reached if (found.arm, found.level) == (arm, level))
 
+    @property
+    def lost(self) -> list[str]:
+        """The runs that ended before their last step, and why."""
+        return [f"{curve.arm}, seed {curve.seed}: never finished: {curve.lost}" for curve in self.curves if curve.lost]
+
     def of(self, arm: str) -> list[Curve]:
         return [curve for curve in self.curves if curve.arm == arm]
 
@@ -83,7 +88,9 @@ def outcome(curves: Sequence[Curve], *, arms: Sequence[str], levels: Sequence[fl
         for level in levels:
             pairs = [_speedup(base, curve, level, cost) for base, curve in zip(theirs, mine, strict=True)]
             steps = tuple(_or_never(curve.reached(level, cost=cost)) for curve in mine)
-            seconds = tuple(step * (curve.step_seconds or 0.0) for step, curve in zip(steps, mine, strict=True))
+            seconds = tuple(
+                NEVER if step == NEVER else step * (curve.step_seconds or 0.0) for step, curve in zip(steps, mine, strict=True)
+            )
             reached.append(Reached(arm, level, steps, seconds, tuple(pair for pair in pairs if pair is not None)))
     return Outcome(curves[0].figure, tuple(arms), seeds, levels, cost, tuple(reached), tuple(curves))
 

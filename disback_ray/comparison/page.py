@@ -45,7 +45,7 @@ def render(
         command=command,
         measure=measure,
         style=Markup(files("disback_ray.report").joinpath("style.css").read_text(encoding="utf-8")),
-        sentences=[sentence(found, arm) for arm in found.arms if arm != "baseline"],
+        sentences=[*(sentence(found, arm) for arm in found.arms if arm != "baseline"), *found.lost],
         goals=goals,
         levels=[f"{level:g}" for level in found.levels],
         rows=[(arm, meanings[arm], [cell(found.at(arm, level)) for level in found.levels]) for arm in found.arms],

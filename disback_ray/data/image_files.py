@@ -91,6 +91,8 @@ class ImageFiles:
         With `drawn`, as `disback-ray sample` writes it, they are a model's, and what lies outside is cut off, as everywhere with those.
         """
         folder, name = Folder.of_file(self.where)
+        if folder.size(name) is None:
+            raise CheckpointError(f"{self.where}: no such file")
         data = folder.read(name)
         self._sha.update(data)
         arrays = read_arrays(data, ("x", "arr_0", DRAWN), where=self.where)

@@ -46,7 +46,7 @@ class Origin:
         size = f" images of {self.resolution[0]} × {self.resolution[1]} pixels" if self.resolution else " samples"
         size = f" images of several sizes ({self.odd})" if self.odd else size
         count = f", {self.images:,}{size}" if self.images is not None else ""
-        lost = f", {self.skipped} of them skipped as corrupt" if self.skipped else ""
+        lost = f", {self.skipped} more skipped as corrupt" if self.skipped else ""
         return f"{self.name} ({self.sha256[:SHOWN]}){count}{lost}"
 
     @staticmethod

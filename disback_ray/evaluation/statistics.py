@@ -122,6 +122,8 @@ def read_statistics(file: Fetched) -> Statistics:
     """Ours, clean-fid's or EDM's. Raises CheckpointError where it is damaged or holds no statistics."""
     try:
         found = read_arrays(file.data, ("mu", "sigma", "about", "features"), where="no statistics of features")
+        if any(np.iscomplexobj(found[name]) for name in ("mu", "sigma")):
+            raise ValueError("mu or sigma is complex")
         mean, covariance = (np.asarray(found[name], np.float64) for name in ("mu", "sigma"))
         about = json.loads(str(found["about"])) if "about" in found else None
         kind = FeatureKind.from_json(about["kind"]) if about is not None and about["kind"] else None

@@ -65,6 +65,25 @@ def test_a_runs_rows_become_its_curve() -> None:
         curve_of("disback", 1, [row("backtracking", 1, 1.0)], {})
 
 
+def test_a_run_that_ended_in_nan_loses_its_pairs() -> None:
+    """For what it never came to all the steps count that it was to make, not the few that it made."""
+    figures = {"untrained": {"frechet": 9.0}}
+    rows = [row("backtracking", 1, 1.0), row("backtracking", 2, 2.0, frechet=7.0), row("backtracking", 3, 3.0)]
+    lost = curve_of("baseline", 0, rows, figures, lost="NaN at step 4", due=[2, 4, 6])
+    at_once = curve_of("warm", 1, [], figures, lost="NaN at step 0", due=[2, 4, 6])
+    assert (lost.steps, lost.values) == ((0, 2, 4, 6), (9.0, 7.0, math.inf, math.inf))
+    assert (at_once.figure, at_once.values) == ("frechet", (9.0, math.inf, math.inf, math.inf))
+    whole = [row("backtracking", step, float(step), frechet=9.0 - step) for step in (2, 4, 6)]
+    curves = [lost, curve_of("warm", 0, whole, figures), curve_of("baseline", 1, whole, figures), at_once]
+    found = outcome(curves, arms=("baseline", "warm"), levels=(7.0, 5.0))
+    assert found.at("baseline", 5.0).steps == (NEVER, 4.0)
+    assert found.at("warm", 7.0).speedups == (1.0, 0.0)
+    assert found.at("warm", 5.0).speedups == (6 / 4, 0.0)
+    assert found.at("warm", 5.0).seconds == (4 * (curves[1].step_seconds or 0.0), NEVER)
+    assert "warm, seed 1: never finished: NaN at step 0" in render(found, recipe="ring8", summary="", command="")
+    assert outcome(curves, arms=("baseline", "warm")).levels
+
+
 def test_warm_is_always_shown() -> None:
     assert chosen(["disback"]) == ("baseline", "warm", "disback")
     with pytest.raises(ConfigError, match="--arms: fast: expected some of baseline"):

@@ -72,6 +72,7 @@ def test_edm_s_references_are_read_and_their_kind_has_to_be_said() -> None:
         ({"mu": np.zeros(3), "sigma": -np.eye(3)}, "no covariance"),
         ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.0, 1.0]])}, "no covariance"),
         ({"mu": np.array([{}]), "sigma": np.eye(3)}, "no statistics of features"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3) + 0j}, "mu or sigma is complex"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "about": np.array("{}")}, "no 'kind'"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "about": np.array("{")}, "no statistics of features"),
     ],
