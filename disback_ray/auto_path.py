@@ -10,7 +10,7 @@ from disback_ray.algorithms.path import leads_somewhere
 
 @dataclass(frozen=True)
 class Trial:
-    """Steps of a stage of their own. title: what they are without.
+    """Steps that are called a stage of their own. title: what they are without.
 
     looks: after how many of them the samples are looked at, the last one at their end. node: what s_φ begins as.
     gain: at their end the distance has to be so much of what it was. kept, undone: what becomes of them.
@@ -59,6 +59,11 @@ def without_nodes(steps: int, *, node: int) -> Trial:
 
 def _marks(steps: int, shares: Iterable[float]) -> tuple[int, ...]:
     return tuple(sorted({max(1, int(share * steps)) for share in shares}))
+
+
+def keyed(stage: str) -> str:
+    """What the roles take a stage for: steps that are tried are Algorithm 2's own, and those that are kept are the run's."""
+    return backtracking.STAGE if stage in (backtracking.TRIAL, backtracking.WARM) else stage
 
 
 def undone_stages(trial: Mapping[str, Any]) -> list[str]:

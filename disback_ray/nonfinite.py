@@ -22,19 +22,20 @@ def write_keys(folder: Folder, error: NonFiniteError) -> None:
 
 
 def skipped_steps(summary: Summary, stage: str) -> frozenset[int]:
-    return frozenset(step["step"] for step in summary.skipped if step["stage"] == stage)
+    return frozenset(step["step"] for step in summary.skipped if step.get("played", step["stage"]) == stage)
 
 
-def skip(summary: Summary, stage: str, error: NonFiniteError) -> int:
+def skip(summary: Summary, stage: str, error: NonFiniteError, *, keyed: str) -> int:
     """Notes that the step in which the error came up is left out; returns which it is, counted from 0.
 
+    stage: that was played; keyed: what its noise is keyed by, which is another one where Algorithm 2's first steps are tried.
     Raises the error itself where it is of no step of the stage, and NonFiniteError where too many were left out before it.
     """
-    keys: dict[str, Any] = {"stage": stage} | error.keys
+    keys: dict[str, Any] = {"stage": keyed} | error.keys
     step, known = keys.get("step"), skipped_steps(summary, stage)
-    if keys["stage"] != stage or not isinstance(step, int) or step in known:
+    if keys["stage"] != keyed or not isinstance(step, int) or step in known:
         raise error
     if sum(step - WITHIN < other < step for other in known) >= MOST:
         raise NonFiniteError(f"{error}; {MOST} of the {WITHIN} steps before were skipped: it diverges", error.keys)
-    summary.skipped.append(keys | {"error": str(error)})
+    summary.skipped.append(keys | ({} if stage == keyed else {"played": stage}) | {"error": str(error)})
     return step

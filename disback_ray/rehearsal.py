@@ -11,7 +11,7 @@ from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Step
 from disback_ray.algorithms.noise import Batch, micro_batches
 from disback_ray.algorithms.path import Switch, plateau_switches
-from disback_ray.auto_path import Trial, without_a_path, without_nodes
+from disback_ray.auto_path import Trial, keyed, without_a_path, without_nodes
 from disback_ray.config import TeacherFile
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import GridData, ImagesData, NoData, RingData
@@ -179,7 +179,7 @@ class Rehearsal:
             except NonFiniteError as error:
                 if not self.production.skips:
                     raise
-                step = skip(self.summary, stage, error)
+                step = skip(self.summary, stage, error, keyed=keyed(stage))
                 self.production.say(f"skipped: {error}; the keys of its samples are in {NONFINITE}")
                 write_keys(self.production.folder, error)
                 self.follower.give_up()
@@ -419,7 +419,7 @@ class Rehearsal:
         self.production.metrics.forget_after(stage, self.checkpointed, order=STAGES)
         later = []
         if found is None:
-            later.append(self.company.fake_score.begin(stage, node=node))
+            later.append(self.company.fake_score.begin(keyed(stage), node=node))
         else:
             self.production.say(f"going on from {stage} step {found.step}")
             for role, proof in found.files.items():
@@ -463,7 +463,7 @@ class Rehearsal:
 
     def _loads(self, role: str, folder: Folder, stage: str, proof: dict[str, Any]) -> tuple[tuple[Folder], dict[str, str]]:
         """What a role's load() takes to go on from its file in a checkpoint."""
-        return (folder,), {"sha256": proof["sha256"]} | ({"stage": stage} if role == "fake_score" else {})
+        return (folder,), {"sha256": proof["sha256"]} | ({"stage": keyed(stage)} if role == "fake_score" else {})
 
     def _has_path(self) -> bool:
         """Every node, and the row of the step that ended with the last: a kill may leave the first without the second."""

@@ -16,6 +16,7 @@ from disback_ray.actors.fake_score import FakeScore
 from disback_ray.algorithms import path
 from disback_ray.algorithms.records import Sample
 from disback_ray.auto_path import undone_stages
+from disback_ray.comparison.arms import ARMS
 from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.evaluation.sliced import sliced_distance
 from disback_ray.progress import Silent
@@ -62,6 +63,7 @@ def stages(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, int]]]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look that finds the samples no further away is good enough: in so few steps they come hardly nearer."""
+    monkeypatch.setattr(path, "NEARER_AT_FIRST", 1.0)
     monkeypatch.setattr(path, "NEARER", 1.0)
 
 
@@ -100,13 +102,14 @@ def test_nodes_that_are_not_wanted_are_left_out(
         QUICK,
     ]  # nothing is as good as that: the first trial is undone at its end
     whole = tiny.run("ring8", tmp_path / "whole", *settings)
-    assert began == [("trial", 0), ("recording", 0), ("warm", 3)]
+    assert began == [("backtracking", 0), ("recording", 0), ("backtracking", 3)]
     rows = stages(tiny.rows(tmp_path / "whole"))
     assert (len(rows["trial"]), rows["warm"]) == (8, [(1, 0), (2, 0)])
     assert rows["backtracking"] == [(step, 0) for step in range(3, 13)]
     trial = whole.summary["trial"]
     assert ([step for step, _ in trial["apart"]], trial["path"], trial["warm"]["path"]) == ([0, 2, 4, 6, 8], True, False)
     assert undone_stages(trial) == ["trial"]
+    assert whole.summary["digest"] == digest_of(tiny, "warm", tmp_path)
     out = tmp_path / "killed"
     killed(out, [("trying without a path", 5), ("trying without the path's nodes", 1), ("backtracking", 6)], *settings)
     tiny.run("ring8", out, *settings)
@@ -115,11 +118,16 @@ def test_nodes_that_are_not_wanted_are_left_out(
     assert tiny.rows(out) == tiny.rows(tmp_path / "whole")
 
 
+def digest_of(tiny: Any, arm: str, tmp_path: Path) -> str:
+    """Of that arm of a comparison, as it is played there."""
+    return str(tiny.run("ring8", tmp_path / arm, *PLAIN, QUICK, *ARMS[arm]).digest)
+
+
 class Odd(FakeScore):
     """One to which a step of the trial, counted from 0, gives a loss of NaN."""
 
     def fit(self, sample: Sample, *, update: int = 0) -> dict[str, float]:
-        if (sample.batch.stage, sample.batch.step) == ("trial", 2):
+        if (sample.batch.stage, sample.batch.step) == ("backtracking", 2):
             sample = replace(sample, x0=sample.x0 * math.nan)
         return super().fit(sample, update=update)
 
@@ -130,9 +138,9 @@ def test_a_step_of_the_trial_with_nan_is_skipped_too(tiny: Any, tmp_path: Path, 
     monkeypatch.setitem(parts.CLASSES, "fake_score", Odd)
     settings, skips = [*PLAIN, DOES_NOT, QUICK], "cluster.recovery.on_nonfinite=skip"
     found = tiny.run("ring8", tmp_path / "run", *settings, skips)
-    assert [(step["stage"], step["step"]) for step in found.summary["skipped"]] == [("trial", 2)]
+    assert [(step["played"], step["stage"], step["step"]) for step in found.summary["skipped"]] == [("trial", "backtracking", 2)]
     assert {row["step"] for row in tiny.rows(tmp_path / "run") if row["fake_loss"] is None} == {3}
-    with pytest.raises(NonFiniteError, match="trial step 2"):
+    with pytest.raises(NonFiniteError, match="backtracking step 2"):
         tiny.run("ring8", tmp_path / "other", *settings)
     assert tiny.run("ring8", tmp_path / "other", *settings, skips).summary["digest"] == found.summary["digest"]
 
@@ -146,6 +154,7 @@ def test_a_trial_that_went_well_is_gone_on_with(tiny: Any, tmp_path: Path, kille
     assert trial["path"] is False
     assert undone_stages(trial) == []
     assert not (tmp_path / "whole/path").exists(), "nothing is paid for a path"
+    assert whole.summary["digest"] == digest_of(tiny, "baseline", tmp_path)
     assert stages(tiny.rows(tmp_path / "whole")) == {
         "trial": [(step, 0) for step in range(1, 5)], "backtracking": [(step, 0) for step in range(5, 13)],
     }  # fmt: skip

@@ -145,7 +145,7 @@ class FakeScore:
         plan = self.settings.stages.get(sample.batch.stage)
         if plan is None or sample.batch.stage != self.stage:
             raise VersionError(f"fake_score is in stage {self.stage!r}, got a sample of {sample.batch.stage!r}")
-        trained = sample.batch.step if self.stage in backtracking.TRAINS else 0  # Algorithm 1's generator is frozen
+        trained = sample.batch.step if self.stage == backtracking.STAGE else 0  # Algorithm 1's generator is frozen
         if sample.generator_version != trained:
             raise VersionError(
                 f"fake_score: a sample of step {sample.batch.step} came from version {sample.generator_version} of the generator"

@@ -106,7 +106,7 @@ class Generator:
 
         Raises VersionError where the step is not the next one, NonFiniteError where a sample has NaN or Inf.
         """
-        trains = batch.stage in backtracking.TRAINS
+        trains = batch.stage == backtracking.STAGE
         self.learner.require(batch.step if trains else 0)
         condition = self._condition(batch)
         keeps = trains and self.settings.graph == "keep"

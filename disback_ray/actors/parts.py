@@ -102,7 +102,7 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
     )
     stages = {
         degradation.STAGE: StageSettings(max(recipe.recording.steps, 1), recipe.batch, recipe.recording.optimiser),
-        **dict.fromkeys(backtracking.TRAINS, trains),
+        backtracking.STAGE: trains,
     }
     asked = recipe.evaluation
     against = None

@@ -8,10 +8,8 @@ from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.path import Blend, Switch, blend_at, next_switch, target_at
 
 STAGE, TRIAL, WARM = "backtracking", "trial", "warm"
-"""The others are Algorithm 2's first steps with the teacher as the target, to see whether a path is wanted, and whether its nodes are once
-s_φ begins at its end (`path: auto`)."""
-TRAINS = (STAGE, TRIAL, WARM)
-"""The stages in which the generator is trained."""
+"""The others are what Algorithm 2's first steps are called where they are tried with the teacher as the target (`path: auto`): whether a
+path is wanted, and whether its nodes are once s_φ begins at its end. For the roles, and in the keys of all noise, they are its own."""
 
 PREFETCH_STEPS = 10
 """So many steps before its switch a node begins to be read, so that the switch only copies it."""
@@ -63,7 +61,7 @@ def distribution_backtracking(
 
     staleness: by how many steps s_φ learns later than it scores, so that step k hears the φ of step k - staleness; all is learnt
     with the last step. blend: for so many steps from a switch on, the target before it is blended into its own. plan: may grow while
-    the steps are played. skipped: steps that change no weights, of neither role.
+    the steps are played. stage: what the steps are called. skipped: steps that change no weights, of neither role.
     Yields each step once submitted.
     """
     held: tuple[int, ...] = ()
@@ -71,7 +69,7 @@ def distribution_backtracking(
     unlearnt: deque[tuple[int, list[Later]]] = deque()
     if start < steps:
         for late in range(max(start - staleness, 0), start):
-            batches = () if late in skipped else batches_of(stage, late)
+            batches = () if late in skipped else batches_of(STAGE, late)
             unlearnt.append((late, [cast.fake_score.unlearnt(batch) for batch in batches]))
     for step in range(start, steps):
         node, mix = target_at(step, plan), blend_at(step, plan, steps=blend)
@@ -84,7 +82,7 @@ def distribution_backtracking(
         if step in skipped:
             samples, descended = list[Later](), (cast.generator.skip(step),)
         else:
-            samples, descended = generator_step(cast, step, batches_of(stage, step), target=target, node=node, blend=mix)
+            samples, descended = generator_step(cast, step, batches_of(STAGE, step), target=target, node=node, blend=mix)
         results += descended
         if (coming := next_switch(step, plan, within=PREFETCH_STEPS)) and coming.node not in (0, fetched):
             results += (cast.path_node.prefetch(coming.node),)

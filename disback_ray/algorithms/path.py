@@ -11,8 +11,8 @@ from disback_ray.errors import ConfigError
 
 PLATEAU_LOOKS, PLATEAU = 3, 0.9
 MOST_NODES = 10_000
-NEARER = 0.98
-"""A trial goes on where a look finds the samples at so much of their distance at the look before, or nearer."""
+NEARER_AT_FIRST, NEARER = 0.99, 0.97
+"""A trial goes on where its first look, and each later one, finds the samples at so much of their distance before, or nearer."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,10 @@ def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int
 def leads_somewhere(apart: Sequence[float], *, gain: float, ended: bool) -> bool:
     """Whether steps towards the teacher bring the samples nearer to its own. apart: their distances at first, and at each look since.
 
-    Each look has to find them nearer than the last one; and once the steps have ended, at `gain` of what it was. NaN leads nowhere.
+    Each look has to find them nearer than the one before; and once the steps have ended, at `gain` of what it was. NaN leads nowhere.
     """
-    return apart[-1] <= NEARER * apart[-2] and (not ended or apart[-1] <= gain * apart[0])
+    nearer = NEARER if len(apart) > 2 else NEARER_AT_FIRST
+    return apart[-1] <= nearer * apart[-2] and (not ended or apart[-1] <= gain * apart[0])
 
 
 def target_at(step: int, plan: Sequence[Switch]) -> int:

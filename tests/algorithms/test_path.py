@@ -150,9 +150,10 @@ def test_looks_while_the_target_is_blended_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("apart", "ended", "goes_on"),
     [
-        ([2.0, 1.96], False, True),
-        ([2.0, 1.97], False, False),
-        ([2.0, 1.0, 0.99], False, False),
+        ([2.0, 1.98], False, True),
+        ([2.0, 1.99], False, False),
+        ([2.0, 1.0, 0.97], False, True),
+        ([2.0, 1.0, 0.98], False, False),
         ([2.0, 1.5, 1.4], True, True),
         ([2.0, 1.5, 1.41], True, False),
         ([2.0, 1.3, 1.35], True, False),
