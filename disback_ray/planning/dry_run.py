@@ -201,16 +201,17 @@ def _sketched(spec: DenoiserSpec) -> Iterator[None]:
 
 def _cast(recipe: Recipe, spec: DenoiserSpec, names: Collection[str]) -> dict[str, Metered]:
     """The roles as they are between two steps."""
-    folder = SketchedFolder("sketch", spec, dict(spec.build().state_dict()))
-    student = _with_lora(recipe, spec)
     with Meter():  # which knows an answer where data are asked for
+        folder = SketchedFolder("sketch", spec, dict(spec.build().state_dict()))
+        student = _with_lora(recipe, spec)
         made = parts(recipe, Places(folder, folder, folder, student), seed=0)
     files = [*folder.weights.values(), *(student.weights.values() if student else [])]
     roles = {}
     for name in names:
         kind, arguments = made[name]
         if copies := arguments.get("copies"):
-            arguments = arguments | {"copies": SketchedCopies.of(copies, folder.weights)}
+            with Meter():
+                arguments = arguments | {"copies": SketchedCopies.of(copies, folder.weights)}
         with Meter(files=files) as meter:
             roles[name] = role = Metered(kind(**arguments), meter)
         if name == "fake_score":

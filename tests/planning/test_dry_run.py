@@ -6,13 +6,19 @@ import pytest
 
 from benchmarks.plan import allocated
 from disback_ray.actors.parts import denoiser_spec
+from disback_ray.algorithms.vp_schedule import DDIMSettings, VPSchedule
 from disback_ray.config import Recipe, load_recipe
+from disback_ray.networks.ddpm import DDPMSpec
 from disback_ray.networks.spec import DenoiserSpec
 from disback_ray.planning import dry_run
 from disback_ray.planning.dry_run import CAST, FROZEN, DryRuns, Footprint, play
 from disback_ray.planning.meter import bytes_of
 from disback_ray.storage import Folder
 
+SMALL_DDPM = {
+    "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": [8], "layers_per_block": 1, "norm_num_groups": 4,
+    "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"],
+}  # fmt: skip
 BASE = ("teacher.network.multipliers=[1]", "batch=16", "micro_batches=2")
 VARIANTS = {  # settings, and how many sets of gradients there are at a role's peak
     "plain": (("student.ema=0.0",), {"fake_score": 1, "generator": 0}),
@@ -92,3 +98,11 @@ def test_only_what_has_changed_is_played_again(monkeypatch: pytest.MonkeyPatch) 
     second = runs.footprints(changed)
     assert asked == [list(CAST), ["generator"]]
     assert second == DryRuns(denoiser_spec(recipe)).footprints(changed)
+
+
+def test_a_network_is_built_whose_noise_levels_are_read_from_a_table() -> None:
+    """Numbers of a tensor that has none, while it is built."""
+    network = DDPMSpec(SMALL_DDPM, VPSchedule(), "epsilon", DDIMSettings())
+    spec = DenoiserSpec(network, (3, 8, 8), 0, None)
+    held = DryRuns(spec).footprints(load_recipe("cifar10-ddim", overrides=["batch=2", "micro_batches=1"]), ["path_node"])
+    assert held["path_node"].peak > bytes_of(spec.build().parameters()) / 2, "in bfloat16"
