@@ -16,7 +16,7 @@ from disback_ray.config import Recipe, Teacher
 from disback_ray.data.digits import load_digits
 from disback_ray.data.sources import DigitsData, PointsData
 from disback_ray.device import best_device
-from disback_ray.errors import ConfigError
+from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluation.image_figures import ImageFigures
 from disback_ray.evaluation.kinds import Origin
 from disback_ray.evaluation.looks import bands, spread
@@ -26,7 +26,7 @@ from disback_ray.result import RunResult, load_run
 from disback_ray.run_folder import recipe_of, storage_of
 from disback_ray.storage import Folder
 from disback_ray.teachers.mixture import ExactMixture
-from disback_ray.teachers.saved import load_denoiser, load_spec, refuse_modules
+from disback_ray.teachers.saved import SETTINGS, load_denoiser, load_spec, refuse_modules
 
 REFERENCES = 4096  # samples: fewer leave the stable target field noise of its own
 AT_ONCE = 64
@@ -82,6 +82,10 @@ def _teacher_score(run: RunResult, recipe: Recipe, cache: Folder, *, trust_modul
         denoiser = ExactMixture(recipe.data.centres, std=recipe.data.std)
     else:
         folder = cache / str(run.summary.get("teacher"))
+        if not folder.has(SETTINGS):
+            raise CheckpointError(
+                f"{run.folder.uri}: its teacher isn't at {folder.uri}: name the storage that holds it (--storage)"
+            )
         refuse_modules(load_spec(folder), where=folder.uri, trust=trust_modules or load_spec(folder).module in recipe.modules)
         denoiser = load_denoiser(folder)
     device = best_device()

@@ -64,3 +64,5 @@ def test_the_mismatch_of_a_run(command: Callable[..., Any], ring8: Path, digits:
     assert "ideal lower bound" in said.out
     assert "levels of noise above 0" in command("mismatch", str(ring8), "--sigma", "-1").complaint
     assert "no run of disback-ray" in command("mismatch", str(tmp_path)).complaint
+    elsewhere = command("mismatch", str(ring8), "--n", "10", "--storage", str(tmp_path / "other")).complaint
+    assert elsewhere.startswith(f"{ring8}: its teacher isn't at {tmp_path}/other/teachers/")
