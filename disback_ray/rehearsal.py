@@ -10,7 +10,7 @@ from disback_ray.actors.company import Company
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.algorithms.cast import Step
 from disback_ray.algorithms.noise import Batch, micro_batches
-from disback_ray.algorithms.path import Switch, plateau_switches
+from disback_ray.algorithms.path import Switch, plateau_switches, target_at
 from disback_ray.auto_path import Trial, keyed, without_a_path, without_nodes
 from disback_ray.config import TeacherFile
 from disback_ray.data.prompts import PromptsData
@@ -32,6 +32,7 @@ from disback_ray.run_folder import (
     save_checkpoint,
 )
 from disback_ray.storage import Folder
+from disback_ray.teachers.path_nodes import check_node
 from disback_ray.trace import TRACE, Books
 
 PROBED = 4
@@ -189,11 +190,16 @@ class Rehearsal:
                 self.production.save_summary()
 
     def _record(self) -> None:
-        if self._goes_without() or self._has_path() or self._has_begun(backtracking.STAGE):
+        if self._kept_trial():
             return
-        found = newest_checkpoint(self.production.folder, degradation.STAGE, refuse=self.production.say)
+        later = newest_checkpoint(self.production.folder, backtracking.STAGE)
+        wrong = self._wrong_node(later)
+        if wrong is None and (later or self._has_last_row()):
+            return
+        before = self.marks[wrong - 1] if wrong else None
+        found = newest_checkpoint(self.production.folder, degradation.STAGE, before=before, refuse=self.production.say)
         start = found.step if found else 0
-        self._enter(degradation.STAGE, found, node=0)
+        self._enter(degradation.STAGE, found, node=0, order=(degradation.STAGE,))  # what came after it stays
         self.production.watch.stage("recording", steps=self.recipe.recording.steps, start=start)
         self.books.open()
         steps = degradation.degradation_recording(
@@ -412,11 +418,11 @@ class Rehearsal:
         most = self.company.log_steps
         return self._due(step, self.recipe.checkpoint_every) or (most is not None and step.step + 1 - self.checkpointed >= most)
 
-    def _enter(self, stage: str, found: Checkpoint | None, *, node: int | None) -> None:
-        """Puts the cast where the stage begins, or where its checkpoint left it."""
+    def _enter(self, stage: str, found: Checkpoint | None, *, node: int | None, order: Sequence[str] = STAGES) -> None:
+        """Puts the cast where the stage begins, or where its checkpoint left it. order: of the stages that are to be played from here."""
         self.checkpointed = found.step if found else 0
         self.gaps = dict(found.gaps) if found else {}
-        self.production.metrics.forget_after(stage, self.checkpointed, order=STAGES)
+        self.production.metrics.forget_after(stage, self.checkpointed, order=order)
         later = []
         if found is None:
             later.append(self.company.fake_score.begin(keyed(stage), node=node))
@@ -465,11 +471,26 @@ class Rehearsal:
         """What a role's load() takes to go on from its file in a checkpoint."""
         return (folder,), {"sha256": proof["sha256"]} | ({"stage": keyed(stage)} if role == "fake_score" else {})
 
-    def _has_path(self) -> bool:
-        """Every node, and the row of the step that ended with the last: a kill may leave the first without the second."""
-        path, steps = self.production.places.run / "path", self.recipe.recording.steps
-        recorded = {row["step"] for row in self.production.metrics.rows if row["stage"] == degradation.STAGE}
-        return all(path.has(f"node-{node + 1}.json") for node in range(len(self.marks))) and (steps in recorded or not steps)
+    def _wrong_node(self, later: Checkpoint | None) -> int | None:
+        """The first node that is missing or damaged, of those that Algorithm 2 still needs. later: its checkpoint to go on from."""
+        path, most = self.production.places.run / "path", len(self.marks)
+        if later:
+            self.gaps = dict(later.gaps)
+            self._set_plan()
+            most = target_at(max(0, later.step - self.recipe.backtracking.blend), self.plan)
+        for node in range(1, most + 1):
+            try:
+                check_node(path, node)
+            except CheckpointError as error:
+                if later or path.has(f"node-{node}.json"):
+                    self.production.say(f"node {node} of the path is refused: {error}; it is recorded again")
+                return node
+        return None
+
+    def _has_last_row(self) -> bool:
+        """Of recording: a kill may leave the last node without it."""
+        steps = self.recipe.recording.steps
+        return not steps or any((r["stage"], r["step"]) == (degradation.STAGE, steps) for r in self.production.metrics.rows)
 
     def _batches(self, stage: str, step: int) -> Sequence[Batch]:
         return micro_batches(Batch(self.seed, stage, step, 0, self.recipe.batch), self.recipe.micro_batches)

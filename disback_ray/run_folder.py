@@ -227,10 +227,15 @@ def checkpoint_name(stage: str, step: int) -> str:
     return f"{stage}-{step:08d}"
 
 
-def newest_checkpoint(folder: Folder, stage: str, *, refuse: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
-    """The newest whole checkpoint of a stage. Damaged ones are passed over; refuse: hears of each, and why."""
+def newest_checkpoint(
+    folder: Folder, stage: str, *, before: int | None = None, refuse: Callable[[str], None] = lambda line: None
+) -> Checkpoint | None:
+    """The newest whole checkpoint of a stage, of fewer than `before` steps. Damaged ones are passed over; refuse hears why."""
     checkpoints = folder / CHECKPOINTS
-    for name in sorted((n for n in checkpoints.names() if n.startswith(stage)), reverse=True):
+    names = [name for name in checkpoints.names() if name.startswith(stage)]
+    if before is not None:
+        names = [name for name in names if name < checkpoint_name(stage, before)]
+    for name in sorted(names, reverse=True):
         try:
             return _whole(checkpoints / name, name)
         except CheckpointError as error:
@@ -313,9 +318,10 @@ class Metrics:
             return cls(folder, may_write=may_write)
 
     def forget_after(self, stage: str, step: int, *, order: Sequence[str]) -> None:
-        """Drops rows of steps that will be made again: those of `stage` after `step`, and of later stages."""
+        """Drops rows of steps that will be made again: those of `stage` after `step`, and of later stages; the rest is put in order."""
         later = order[order.index(stage) + 1 :]
-        self.rows = [row for row in self.rows if row["stage"] not in later and (row["stage"] != stage or row["step"] <= step)]
+        stay = [row for row in self.rows if row["stage"] not in later and (row["stage"] != stage or row["step"] <= step)]
+        self.rows = sorted(stay, key=lambda row: (STAGES.index(row["stage"]), row["step"]))
 
     @property
     def seconds(self) -> float:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from disback_ray.config.complaints import shown
 
 Figures = dict[str, float]
+Node = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 
 
 class _Said(BaseModel):
@@ -78,7 +79,7 @@ class _Summary(_Said):
     seed: int
     status: str
     stages: Figures
-    metrics: dict[str, Figures | dict[str, Figures]]
+    metrics: dict[str, Figures | dict[Node, Figures]]
     digest: str
     teacher: str = ""
     teacher_sha256: str = ""

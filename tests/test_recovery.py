@@ -256,18 +256,52 @@ def test_a_config_of_another_run_is_known_by_its_checkpoints(tiny: Any, command:
     assert "belongs to another run (batch: 32 there, 16 here)" in said.err
 
 
-@pytest.mark.parametrize("name", ["path/node-2.safetensors", "path/node-2.json", "summary.json"])
-def test_a_damaged_file_is_named(tiny: Any, command: Command, ring8: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_node_is_recorded_again_while_it_is_needed(tiny: Any, command: Command, ring8: Path, tmp_path: Path) -> None:
+    """From the newest checkpoint before it, and all that came after it stays."""
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    more = ("--in-process", "--set", "cluster.checkpoints.keep=9")
+    assert command(*tiny.arguments("ring8", whole, *more)).status == 0
+    for left, node, harm, start in [
+        ("backtracking-00000005", "node-1.safetensors", "flipped", 0),
+        ("backtracking-00000005", "node-2.safetensors", "flipped", None),  # which it has left behind
+        ("", "node-3.json", "gone", 5),
+        ("", "node-3.safetensors", "cut off", 5),
+    ]:
+        shutil.copytree(whole, out)
+        for checkpoint in (name for name in (out / "checkpoints").glob("backtracking-*") if name.name > left):
+            shutil.rmtree(checkpoint)
+        (out / "summary.json").write_text(json.dumps(tiny.summary(out) | {"status": "running"}))
+        file = out / "path" / node
+        data = file.read_bytes()
+        file.write_bytes({"flipped": data[:-1] + bytes([data[-1] ^ 1]), "cut off": data[:-20]}.get(harm, b""))
+        if harm == "gone":
+            file.unlink()
+        said = command(*tiny.arguments("ring8", out, *more))
+        assert said.status == 0
+        told = [line for line in said.err.splitlines() if line.endswith("it is recorded again")]
+        assert len(told) == (start is not None and harm != "gone")
+        assert all(line.startswith(f"{node.partition('.')[0].replace('-', ' ')} of the path is refused: ") for line in told)
+        assert all(f"{out}/path/{node}" in line for line in told)
+        assert ("recording …" in said.err) == (start is not None)
+        assert ("going on from recording step 5" in said.err) == (start == 5)
+        assert ("going on from backtracking step 5" in said.err) == bool(left)
+        if start is None:
+            file.write_bytes(data)
+        tiny.assert_equal(out, ring8, pictures=False)
+        shutil.rmtree(out)
+
+
+def test_a_damaged_summary_is_named(tiny: Any, command: Command, ring8: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(ring8, out)
     shutil.rmtree(out / "checkpoints")
     (out / "summary.json").write_text(json.dumps(tiny.summary(out) | {"status": "running"}))
-    (out / name).write_bytes((out / name).read_bytes()[:-20])
+    (out / "summary.json").write_bytes((out / "summary.json").read_bytes()[:-20])
     said = command(*tiny.arguments("ring8", out, "--in-process"))
     complaints = [line for line in said.err.splitlines() if line.startswith("disback-ray: ")]
     assert said.status == 2
     assert len(complaints) == 1
-    assert f"{out}/{name}" in complaints[0]
+    assert f"{out}/summary.json" in complaints[0]
     assert "Traceback" not in said.err
     assert torch.get_num_threads() == 1
 

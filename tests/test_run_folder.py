@@ -142,6 +142,7 @@ class TestClaim:
             {"pictures": [{"title": ""}]},
             {"metrics": {"teacher": {"frechet": "3"}}},
             {"metrics": {"nodes": {"1": []}}},
+            {"metrics": {"nodes": {"<b>": {"frechet": 3.0}}}},
             {"bounds": {"spread": []}},
             {"switches": [{"step": 3}]},
             {"devices": {"steps": 3}},

@@ -35,6 +35,11 @@ def load_node(path: Folder, node: int, *, adapter: dict[str, Any] | None = None)
     return path.read_tensors(f"node-{node}.safetensors", sha256=proof_of(path, node, adapter=adapter))
 
 
+def check_node(path: Folder, node: int) -> None:
+    """Raises CheckpointError where a node is not there as it was kept."""
+    path.verify({"file": f"node-{node}.safetensors", "sha256": said_of(path, node)["weights"]["sha256"]})
+
+
 def proof_of(path: Folder, node: int, *, adapter: dict[str, Any] | None = None) -> str:
     """The SHA-256 of a node's weights. Raises what load_node does, the weights unread."""
     said = said_of(path, node)
