@@ -43,14 +43,21 @@ class Masters:
             eager.step(optimiser)
         for weight in self.weights:
             weight.grad = None
-        while lent:
-            self._step_one(optimiser, *lent.pop(), version)
+        groups = optimiser.param_groups
+        group_of = {master: group for group in groups for master in group["params"]} if lent else {}
+        try:
+            while lent:  # alone in the optimiser, which at each step looks through all that it has
+                master = self.masters[lent[-1][0]]
+                optimiser.param_groups = [group_of[master] | {"params": [master]}]
+                self._step_one(optimiser, *lent.pop(), version)
+        finally:
+            optimiser.param_groups = groups
 
     def _step_one(self, optimiser: torch.optim.Optimizer, index: int, gradient: Tensor, version: int) -> None:
         weight, master = self.weights[index], self.masters[index]
         master.data = self._lend(weight, 0, master.device)
         master.grad = self._lend(gradient, 1, master.device)
-        eager.step(optimiser)  # of this one: no other has a gradient
+        eager.step(optimiser)
         if weight.dtype == torch.float32:
             weight.copy_(master)
         else:
