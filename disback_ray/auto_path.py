@@ -13,14 +13,14 @@ class Trial:
     """Steps that are called a stage of their own. title: what they are without.
 
     looks: after how many of them the samples are looked at, the last one at their end. node: what s_φ begins as.
-    gain: at their end the distance has to be so much of what it was. kept, undone: what becomes of them.
+    gain: the distance that they have to come to, of what it was. kept, undone: what becomes of them.
     """
 
     stage: str
     title: str
     looks: tuple[int, ...]
     node: int
-    gain: float
+    gain: float | None
     kept: str
     undone: str
 
@@ -52,7 +52,7 @@ def without_a_path(steps: int, *, gain: float) -> Trial:
 def without_nodes(steps: int, *, node: int) -> Trial:
     """A quarter as many. node: the path's end. They have only to bring the samples nearer: the path is paid for, its nodes are not."""
     return Trial(
-        backtracking.WARM, "without the path's nodes", _marks(steps, (0.125, 0.25)), node, 1.0,
+        backtracking.WARM, "without the path's nodes", _marks(steps, (0.125, 0.25)), node, None,
         "they are gone on with", "they are undone, and each node is the target in its turn",
     )  # fmt: skip
 

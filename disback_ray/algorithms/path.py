@@ -105,13 +105,16 @@ def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int
     return tuple(plan)
 
 
-def leads_somewhere(apart: Sequence[float], *, gain: float, ended: bool) -> bool:
+def leads_somewhere(apart: Sequence[float], *, gain: float | None, ended: bool) -> bool:
     """Whether steps towards the teacher bring the samples nearer to its own. apart: their distances at first, and at each look since.
 
-    Each look has to find them nearer than the one before; and once the steps have ended, at `gain` of what it was. NaN leads nowhere.
+    A look has to find them at `gain` of what it was, or, until the steps have ended, nearer than the one before. gain None: nearer, at the
+    end as well. NaN leads nowhere.
     """
+    if gain is not None and apart[-1] <= gain * apart[0]:
+        return True
     nearer = NEARER if len(apart) > 2 else NEARER_AT_FIRST
-    return apart[-1] <= nearer * apart[-2] and (not ended or apart[-1] <= gain * apart[0])
+    return apart[-1] <= nearer * apart[-2] and not (ended and gain is not None)
 
 
 def target_at(step: int, plan: Sequence[Switch]) -> int:

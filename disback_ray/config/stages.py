@@ -108,9 +108,9 @@ class AutoPath(Frozen):
     """`path: auto`: nodes lie geometrically early (unless recording.at or every places them), and only where they help.
 
     trial: so many steps are made without a path first, 0 for none: then the path is always recorded. Where a look at each quarter of
-    them finds the samples nearer to the teacher's than the one before (1 % at first, then 3 %), and the last one at `gain` of it, there
-    is no path; else they are undone, and it is recorded. Then a quarter as many are made from its end to the teacher, without its nodes
-    in between, and kept where both looks at those find the samples nearer. Distances are sliced ones.
+    them finds the samples at `gain` of their distance to the teacher's at the start, which the last one has to, or nearer than the look
+    before, by 1 % at first and 3 % later, there is no path; else they are undone, and it is recorded. Then a quarter as many are made from
+    its end to the teacher, without its nodes in between, and kept where both looks at those find the samples nearer. Distances are sliced.
     switch: a node is left after steps_per_node steps (timer), or once the score difference to it no longer falls, and after so many
     steps at the latest (plateau).
     """

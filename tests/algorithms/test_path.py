@@ -152,13 +152,20 @@ def test_looks_while_the_target_is_blended_do_not_count() -> None:
     [
         ([2.0, 1.98], False, True),
         ([2.0, 1.99], False, False),
-        ([2.0, 1.0, 0.97], False, True),
-        ([2.0, 1.0, 0.98], False, False),
+        ([2.0, 1.8, 1.74], False, True),
+        ([2.0, 1.8, 1.76], False, False),
         ([2.0, 1.5, 1.4], True, True),
         ([2.0, 1.5, 1.41], True, False),
-        ([2.0, 1.3, 1.35], True, False),
+        ([2.0, 1.3, 1.35], True, True),
+        ([2.0, 1.3, 1.35], False, True),
+        ([2.0, 1.3, 1.45], True, False),
         ([2.0, math.nan], False, False),
     ],
 )
-def test_each_look_at_a_trial_has_to_be_nearer_and_its_end_much_nearer(apart: list[float], ended: bool, goes_on: bool) -> None:
+def test_each_look_at_a_trial_has_to_be_nearer_until_one_is_much_nearer(apart: list[float], ended: bool, goes_on: bool) -> None:
     assert leads_somewhere(apart, gain=0.7, ended=ended) is goes_on
+
+
+def test_without_a_goal_nearer_is_enough_also_at_the_end() -> None:
+    assert leads_somewhere([2.0, 1.9, 1.8], gain=None, ended=True)
+    assert not leads_somewhere([2.0, 1.0, 0.98], gain=None, ended=True)
