@@ -55,21 +55,30 @@ class Checkpoint:
     texts: Mapping[str, str] = field(default_factory=dict)
 
 
-def mend(folder: Folder, *, say: Callable[[str], None]) -> None:
+def mend(folder: Folder, *, say: Callable[[str], None], asked: tuple[Recipe, int] | None = None) -> None:
     """Writes config.yaml and summary.json again as the newest whole checkpoint has them, where they are gone or damaged.
 
+    asked: the recipe and seed that the folder is to hold the run of. A config.yaml that says another one, where the checkpoint's own
+    says this one, is damaged: a changed bit may leave it readable.
     Without a checkpoint all stays as it is. Raises RunFolderError where another driver has the folder.
     """
     broken = [name for name, read in ((CONFIG, _config), (SUMMARY, read_summary)) if not _reads(folder, name, read)]
+    if asked and CONFIG not in broken and _unlike(_config(folder), *asked):
+        broken.insert(0, CONFIG)
     if not broken or not folder.has(CHECKPOINTS):
         return
     found = next((found for stage in reversed(STAGES) if (found := newest_checkpoint(folder, stage))), None)
     if found is None:
         return
-    refuse_if_held(folder)
-    for name in (name for name in broken if name in found.texts):
+    texts = dict(found.texts)
+    if CONFIG in broken and _reads(folder, CONFIG, _config) and (not asked or _unlike(_resolved(texts.get(CONFIG, "")), *asked)):
+        broken.remove(CONFIG)  # it is another run
+    broken = [name for name in broken if name in texts]
+    if broken:
+        refuse_if_held(folder)
+    for name in broken:
         what = "damaged" if folder.has(name) else "gone"
-        folder.write(name, found.texts[name].encode())
+        folder.write(name, texts[name].encode())
         say(f"{folder.uri}/{name} was {what}: it is again as of checkpoint {checkpoint_name(found.stage, found.step)}")
 
 
@@ -96,8 +105,7 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
         )
     if theirs is None:
         raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: choose another folder with --out")
-    ours = {"recipe": recipe.model_dump(mode="json"), "seed": seed}
-    for key, (old, new) in differences({"recipe": _completed(theirs.get("recipe")), "seed": theirs.get("seed")}, ours).items():
+    for key, (old, new) in _unlike(theirs, recipe, seed).items():
         raise RunFolderError(
             f"{folder.uri} belongs to another run ({key}: {shown(old)} there, {shown(new)} here): choose another --out, or --fresh"
         )
@@ -107,6 +115,13 @@ def claim(folder: Folder, recipe: Recipe, *, seed: int) -> dict[str, Any] | None
         raise CheckpointError(
             f"{error}: bring it back; or delete it, to go on from the newest checkpoint with whatever teacher is there now"
         ) from None
+
+
+def _unlike(theirs: dict[str, Any] | None, recipe: Recipe, seed: int) -> dict[str, tuple[Any, Any]]:
+    """What a config.yaml says otherwise than the recipe and the seed: {key: (there, here)}."""
+    found = theirs or {}
+    ours = {"recipe": recipe.model_dump(mode="json"), "seed": seed}
+    return differences({"recipe": _completed(found.get("recipe")), "seed": found.get("seed")}, ours)
 
 
 def _completed(recipe: Any) -> Any:
@@ -138,8 +153,12 @@ def check_teacher(folder: Folder, teacher: Folder) -> None:
 
 def _config(folder: Folder) -> dict[str, Any] | None:
     """What write_config() wrote; None where the file is somebody else's: many programs have a config.yaml."""
+    return _resolved(folder.read(CONFIG))
+
+
+def _resolved(text: str | bytes) -> dict[str, Any] | None:
     try:
-        found = limited_yaml.load(folder.read(CONFIG))
+        found = limited_yaml.load(text)
     except NotYaml:
         return None
     return found if is_resolved(found) else None

@@ -106,7 +106,7 @@ def run(
 
 def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool, say: Callable[[str], None]) -> RunResult | None:
     """The folder's run, where it is this one and complete. Raises RunFolderError where the folder is something else's."""
-    mend(folder, say=say)
+    mend(folder, say=say, asked=None if fresh else (recipe, seed))
     if fresh:
         if set(folder.names()) - {LOCK} and not is_run(folder):
             raise RunFolderError(f"{folder.uri}: not empty, and no run of disback-ray: --fresh doesn't delete it")

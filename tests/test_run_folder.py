@@ -133,6 +133,27 @@ class TestClaim:
         assert [line.split(" was ")[1] for line in heard] == ["gone: it is again as of checkpoint recording-00000005"]
         assert claim(folder, RING, seed=0) == {}
 
+    @pytest.mark.parametrize(("old", "new"), [(b"batch: 256", b"batch: 257"), (b"batch:", b"bauch:"), (b"seed: 3", b"seed: 2")])
+    def test_a_config_that_a_changed_bit_left_readable_is_mended(self, folder: Folder, old: bytes, new: bytes) -> None:
+        """The checkpoint says whose run it is; a command for another run finds the file as it is, and is refused."""
+        write_config(folder, RING, ClusterConfig(), seed=3)
+        whole = folder.read(CONFIG)
+        checkpoint = folder / "checkpoints" / "recording-00000005"
+        save_checkpoint(folder, "recording", 5, {"fake_score": checkpoint.write_tensors("f.safetensors", {})})
+        damaged = whole.replace(old, new, 1)
+        assert damaged != whole
+        folder.write(CONFIG, damaged)
+        heard: list[str] = []
+        other = load_recipe("ring8", overrides=["batch=32"])
+        mend(folder, say=heard.append, asked=(other, 3))
+        assert (heard, folder.read(CONFIG)) == ([], damaged)
+        with pytest.raises(RunFolderError, match="belongs to another run"):
+            claim(folder, other, seed=3)
+        mend(folder, say=heard.append, asked=(RING, 3))
+        assert [line.split(" was ")[1] for line in heard] == ["damaged: it is again as of checkpoint recording-00000005"]
+        assert folder.read(CONFIG) == whole
+        assert claim(folder, RING, seed=3) == {}
+
     @pytest.mark.parametrize(
         "change",
         [

@@ -14,6 +14,9 @@ from disback_ray.storage import DAMAGED_ARROW, Folder
 COLUMNS = ("prompt", "caption", "text", "TEXT")
 """Of a parquet file, where no column is named: the first that is there. The last is LAION's."""
 
+MOST_ROWS, MOST_BYTES = 10_000_000, 1 << 28
+"""Of a parquet file's rows and unpacked texts, unless its own size allows for more: a byte a row, a hundredth of the texts."""
+
 Precision = Literal["float32", "float16"]
 
 
@@ -54,7 +57,7 @@ def read_prompts(data: PromptsData, *, key: str = "data.file:") -> Prompts:
     except CheckpointError as error:
         raise ConfigError(f"{key} {error}") from None
     if data.file.endswith(".parquet"):
-        prompts = Prompts(tuple(text.strip() for text in _column(content, data, where)), where, "row")
+        prompts = Prompts(tuple(_column(content, data, where)), where, "row")
     else:
         prompts = Prompts(tuple(text.strip() for text in _lines(content, data, where)), where, "line")
     if not prompts.texts:
@@ -79,19 +82,42 @@ def _lines(content: bytes, data: PromptsData, where: str) -> list[str]:
 
 def _column(content: bytes, data: PromptsData, where: str) -> list[str]:
     try:
-        schema = pq.read_schema(io.BytesIO(content))
-        there = schema.names
+        found = pq.ParquetFile(io.BytesIO(content))
+        there = found.schema_arrow.names
         name = data.column or next((column for column in COLUMNS if column in there), None)
         if name not in there:
             has = f"it has {listed(there) or 'none'}"
             if data.column:
                 raise ConfigError(f"data.column: {data.file}: no column {data.column!r}; {has}")
             raise ConfigError(f"{where}: none of the columns {', '.join(COLUMNS)}; {has}")
-        kind = schema.field(name).type
+        kind = found.schema_arrow.field(name).type
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind  # as pandas writes categories
         if not any(is_text(plain) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
             raise ConfigError(f"{where}: column {name!r} holds {kind}, not text")
-        texts = pq.read_table(io.BytesIO(content), columns=[name]).column(name).to_pylist()
+        _refuse_if_large(found.metadata, found.schema_arrow.get_field_index(name), size=len(content), where=where)
+        once = pq.ParquetFile(io.BytesIO(content), read_dictionary=[name]).read(columns=[name]).column(name)
+        return [text for chunk in once.chunks for text in _texts(chunk)]
     except DAMAGED_ARROW as error:
         raise ConfigError(f"{where}: no parquet file, or damaged: {str(error).splitlines()[0]}") from None
-    return [text or "" for text in texts]
+
+
+def _refuse_if_large(about: pq.FileMetaData, column: int, *, size: int, where: str) -> None:
+    """A small file may say of itself what fills the memory: repeated rows and text are a few bytes there. Raises ConfigError."""
+    if about.num_rows > max(MOST_ROWS, size):
+        raise ConfigError(f"{where}: {about.num_rows:,} rows in {size:,} bytes; at most {MOST_ROWS:,} are read of so small a file")
+    path = about.schema.names[column]
+    unpacked = sum(
+        chunk.total_uncompressed_size
+        for group in (about.row_group(index) for index in range(about.num_row_groups))
+        for chunk in (group.column(index) for index in range(group.num_columns))
+        if chunk.path_in_schema == path
+    )
+    if unpacked > max(MOST_BYTES, 100 * size):
+        raise ConfigError(f"{where}: its texts unpack from {size:,} bytes to {unpacked:,}; at most {MOST_BYTES:,} are read of so small a file")
+
+
+def _texts(chunk: pa.DictionaryArray) -> list[str]:
+    """One string for all rows that hold the same text; "" where a row has none."""
+    known = [(text or "").strip() for text in chunk.dictionary.to_pylist()]
+    known.append("")
+    return [known[index] for index in chunk.indices.fill_null(len(known) - 1).to_numpy().tolist()]

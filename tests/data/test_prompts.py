@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from disback_ray.data import prompts
 from disback_ray.data.prompts import PromptsData, read_prompts
 from disback_ray.errors import ConfigError
 
@@ -79,3 +80,32 @@ def test_no_file_and_no_parquet(tmp_path: Path) -> None:
     for name in ("damaged", "not-utf-8"):
         with pytest.raises(ConfigError, match="no parquet file, or damaged"):
             read_prompts(PromptsData(str(tmp_path / f"{name}.parquet")))
+
+
+def test_a_text_of_many_rows_is_kept_once(tmp_path: Path) -> None:
+    """100 MB of text in a few kB."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 999 + [1, None], pa.int32()), pa.array([" " + "a" * 100_000, "b"]))
+    file = written(tmp_path, {"prompt": texts.slice(0, 1000)})
+    found = read_prompts(PromptsData(file)).texts
+    assert (len(found), found[0], found[-1]) == (1000, "a" * 100_000, "b")
+    assert len({id(text) for text in found}) == 2
+    with pytest.raises(ConfigError, match="row 1001: empty"):
+        read_prompts(PromptsData(written(tmp_path, {"prompt": texts})))
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, {"id": [0] * 500, "prompt": ["a" * 100_000] * 500})
+    size = Path(file).stat().st_size
+    assert size < 25_000
+    monkeypatch.setattr(prompts, "MOST_BYTES", 90_000)
+    assert len(read_prompts(PromptsData(file))) == 500, "its own size allows for a hundred times as much"
+    monkeypatch.setattr(prompts, "MOST_ROWS", 400)
+    assert len(read_prompts(PromptsData(file))) == 500
+    long = str(tmp_path / "long.parquet")
+    pq.write_table(pa.table({"prompt": ["a" * 1_000_000]}), long, compression="zstd")
+    with pytest.raises(ConfigError, match=r"its texts unpack from [\d,]+ bytes to 1,000,0\d\d; at most 90,000 are read"):
+        read_prompts(PromptsData(long))
+    many = str(tmp_path / "many.parquet")
+    pq.write_table(pa.table({"prompt": ["a"] * 5000}), many)
+    with pytest.raises(ConfigError, match=r"5,000 rows in [\d,]+ bytes; at most 400 are read"):
+        read_prompts(PromptsData(many))
