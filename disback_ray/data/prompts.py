@@ -85,7 +85,7 @@ def _column(content: bytes, data: PromptsData, where: str) -> list[str]:
         found = pq.ParquetFile(io.BytesIO(content))
         there = found.schema_arrow.names
         name = data.column or next((column for column in COLUMNS if column in there), None)
-        if name not in there:
+        if name is None or name not in there:
             has = f"it has {listed(there) or 'none'}"
             if data.column:
                 raise ConfigError(f"data.column: {data.file}: no column {data.column!r}; {has}")
@@ -94,26 +94,29 @@ def _column(content: bytes, data: PromptsData, where: str) -> list[str]:
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind  # as pandas writes categories
         if not any(is_text(plain) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
             raise ConfigError(f"{where}: column {name!r} holds {kind}, not text")
-        _refuse_if_large(found.metadata, found.schema_arrow.get_field_index(name), size=len(content), where=where)
+        _refuse_if_large(found.metadata, name, size=len(content), where=where)
         once = pq.ParquetFile(io.BytesIO(content), read_dictionary=[name]).read(columns=[name]).column(name)
         return [text for chunk in once.chunks for text in _texts(chunk)]
     except DAMAGED_ARROW as error:
         raise ConfigError(f"{where}: no parquet file, or damaged: {str(error).splitlines()[0]}") from None
 
 
-def _refuse_if_large(about: pq.FileMetaData, column: int, *, size: int, where: str) -> None:
+def _refuse_if_large(about: pq.FileMetaData, column: str, *, size: int, where: str) -> None:
     """A small file may say of itself what fills the memory: repeated rows and text are a few bytes there. Raises ConfigError."""
     if about.num_rows > max(MOST_ROWS, size):
-        raise ConfigError(f"{where}: {about.num_rows:,} rows in {size:,} bytes; at most {MOST_ROWS:,} are read of so small a file")
-    path = about.schema.names[column]
+        raise ConfigError(
+            f"{where}: {about.num_rows:,} rows in {size:,} bytes; at most {MOST_ROWS:,} are read of so small a file"
+        )
     unpacked = sum(
         chunk.total_uncompressed_size
         for group in (about.row_group(index) for index in range(about.num_row_groups))
         for chunk in (group.column(index) for index in range(group.num_columns))
-        if chunk.path_in_schema == path
+        if chunk.path_in_schema == column
     )
     if unpacked > max(MOST_BYTES, 100 * size):
-        raise ConfigError(f"{where}: its texts unpack from {size:,} bytes to {unpacked:,}; at most {MOST_BYTES:,} are read of so small a file")
+        raise ConfigError(
+            f"{where}: its texts unpack from {size:,} bytes to {unpacked:,}; at most {MOST_BYTES:,} are read of so small a file"
+        )
 
 
 def _texts(chunk: pa.DictionaryArray) -> list[str]:
