@@ -420,7 +420,7 @@ class Rehearsal:
 
     def _enter(self, stage: str, found: Checkpoint | None, *, node: int | None, order: Sequence[str] = STAGES) -> None:
         """Puts the cast where the stage begins, or where its checkpoint left it. order: of the stages that are to be played from here."""
-        self.checkpointed = found.step if found else 0
+        self.checkpointed = self.kept = found.step if found else 0
         self.gaps = dict(found.gaps) if found else {}
         self.production.metrics.forget_after(stage, self.checkpointed, order=order)
         later = []
@@ -449,7 +449,11 @@ class Rehearsal:
             raise Stopped
 
     def _checkpoint(self, stage: str, done: int) -> None:
+        """Asks for it; it is written in passing, but the steps wait for the one before where the log would hold two budgets' worth."""
         self.production.lock.require()
+        most = self.company.log_steps
+        if most is not None and done - self.kept > most:
+            self.follower.finish()
         folder = self.production.folder / CHECKPOINTS / checkpoint_name(stage, done)
         roles = ["fake_score"] if stage == degradation.STAGE else ["fake_score", "generator"]
         taken = [getattr(self.company, role).snapshot() for role in roles]
@@ -463,6 +467,7 @@ class Rehearsal:
             save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)), gaps=gaps)
             loads = (self._loads(role, folder, stage, proof) for role, proof in zip(roles, proofs, strict=True))
             self.company.kept([(snapshot, *load) for snapshot, load in zip(taken, loads, strict=True)])
+            self.kept = done
             drop_checkpoints(self.production.folder, stage, done, keep=self.production.keep)
 
         self.follower.ask(written, keep)

@@ -90,6 +90,7 @@ class RecoveryLimits(Frozen):
     hang: seconds after which a call that also takes 20 times the longest of its kind so far is given up, and its role taken as lost;
     so is a process without a sign of life. While it begins it has 5 times as long for that, and 20 times as long until its role is built.
     log_mb: what its calls since the last checkpoint may hold in the object store, which spills to disk; then there is a checkpoint.
+    While that is written as much again may gather, and then the steps wait for it.
     on_nonfinite: what NaN or Inf in a step does: the run stops, or goes on without the step.
     """
 

@@ -60,7 +60,7 @@ def words(plan: Plan, *, network: str) -> list[str]:
     ]
     said.append(
         f"the log of inputs, from which a lost role is made again, holds up to {decimal(most * plan.log_steps)} "
-        f"in Ray's object store: {plan.log_steps:,} steps from checkpoint to checkpoint"
+        f"in Ray's object store: {plan.log_steps:,} steps from checkpoint to checkpoint, and as much again while one is written"
     )
     return said
 
