@@ -78,6 +78,7 @@ class ImageFiles:
                         raise CheckpointError(complaint(self.where, [(name, str(error))])) from None
                     self.skipped.append(name)
                     continue
+                assert isinstance(data, bytes)  # what can't be had, whole() has raised
                 self._sha.update(f"{name} {len(data)}\n".encode() + data)
                 high, wide = image.shape[:2]
                 size = size or (high, wide)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from disback_ray.data.labels import LABELS_FILE, folders_of, hugging_face_names, labels_file, labels_of_json, numbered
+from disback_ray.data.pixels import CorruptImage
 from disback_ray.data.shares import FolderShare, ParquetShare, Share, ZipShare, listed, one_line, open_zip, read_member
 from disback_ray.errors import CheckpointError
 from disback_ray.storage import Folder
@@ -88,9 +89,12 @@ def _of_zip(where: str, folder: Folder, file: str, labelled: bool) -> Listing:
         said = labels_file(names, {member.filename for member in members}) if labelled else None
         raw = None
         if said is not None:
-            raw = read_member(archive, said, most=MOST_JSON)
-            if not raw or len(raw) > MOST_JSON:
-                raise CheckpointError(f"{where}: its {said} is damaged, or larger than {MOST_JSON >> 20} MiB")
+            found = read_member(archive, said, most=MOST_JSON)
+            if isinstance(found, CorruptImage):
+                raise CheckpointError(f"{where}: its {said}: {found}")
+            raw = found
+            if len(raw) > MOST_JSON:
+                raise CheckpointError(f"{where}: its {said} is larger than {MOST_JSON >> 20} MiB")
     shares = (ZipShare(folder, file, part) for part in _parts(names))
     return _listing(where, shares, names, labelled, said, raw, [where, _stamp(folder, file)])
 

@@ -18,7 +18,7 @@ class CorruptImage(Exception):
     """Says in a few words what is wrong with an image."""
 
 
-def square(data: bytes, *, resolution: int, grey: bool) -> np.ndarray:
+def square(data: bytes | CorruptImage, *, resolution: int, grey: bool) -> np.ndarray:
     """The image's centre square, Lanczos-resized (as EDM's data sets are): uint8 [1 or 3, resolution, resolution].
 
     Raises CorruptImage.
@@ -33,17 +33,19 @@ def square(data: bytes, *, resolution: int, grey: bool) -> np.ndarray:
     return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def whole(data: bytes) -> np.ndarray:
+def whole(data: bytes | CorruptImage) -> np.ndarray:
     """All of the image: uint8 [H, W, 1] where it is grey, else [H, W, 3]. Raises CorruptImage."""
     pixels = np.asarray(_decoded(data), dtype=np.uint8)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _decoded(data: bytes) -> Image.Image:
+def _decoded(data: bytes | CorruptImage) -> Image.Image:
     """Of mode L or RGB. Turned upright where EXIF says so; transparent parts become white; 16-bit grey loses its low byte.
 
     Raises CorruptImage.
     """
+    if isinstance(data, CorruptImage):  # there are no bytes to decode
+        raise data
     if len(data) > MOST_BYTES:
         raise CorruptImage(f"{len(data) >> 20} MiB, more than {MOST_BYTES >> 20}")
     try:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from disback_ray.data.pixels import MOST_BYTES
+from disback_ray.data.pixels import MOST_BYTES, CorruptImage
 from disback_ray.errors import CheckpointError
 from disback_ray.storage import DAMAGED_ARROW, Folder
 
-Encoded = tuple[str, bytes]
-"""An image's name, for errors, and its file's bytes; none where they can't be had."""
+Encoded = tuple[str, bytes | CorruptImage]
+"""An image's name, for errors, and its file's bytes, or why they can't be had."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ def open_zip(folder: Folder, file: str) -> zipfile.ZipFile:
         raise CheckpointError(f"{folder.uri}/{file}: not a zip, or damaged: {' '.join(str(error).split())[:120]}") from None
 
 
-def read_member(archive: zipfile.ZipFile, name: str, *, most: int = MOST_BYTES) -> bytes:
-    """A member's bytes, `most` + 1 at most, whatever the zip says of it; none where it is damaged. Decoding says what is wrong."""
+def read_member(archive: zipfile.ZipFile, name: str, *, most: int = MOST_BYTES) -> bytes | CorruptImage:
+    """A member's bytes, `most` + 1 at most, whatever the zip says of it; where it is damaged, what zipfile says of that."""
     try:
         with archive.open(name) as member:
             return member.read(most + 1)  # one more than is allowed, which tells
-    except DAMAGED:
-        return b""
+    except DAMAGED as error:
+        return CorruptImage(f"damaged in the zip: {' '.join(str(error).split())[:120] or type(error).__name__}")
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def listed(columns: Iterable[str]) -> str:
     return " ".join(", ".join(columns).split())[:200]
 
 
-def _bytes_of(value: Any) -> bytes:
+def _bytes_of(value: Any) -> bytes | CorruptImage:
     """Of a column of bytes, or of Hugging Face's {bytes, path}."""
     found = value.get("bytes") if isinstance(value, dict) else value
-    return found if isinstance(found, bytes) else b""
+    return found if isinstance(found, bytes) else CorruptImage("no bytes are there")
