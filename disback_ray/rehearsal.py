@@ -267,8 +267,11 @@ class Rehearsal:
         if final is not None:
             self.summary.metrics["generator"] = wait(final)
         raised = [Alarm(**alarm) for alarm in self.summary.alarms]
-        spread = self.summary.bounds.get("spread")
-        self.summary.verdict = verdict(self._looks(), self.summary.metrics, raised, real_spread=spread, lost=self._lost())
+        bounds = self.summary.bounds
+        self.summary.verdict = verdict(
+            self._looks(), self.summary.metrics, raised,
+            real_spread=bounds.get("spread"), lower_bound=bounds.get("mismatch"), lost=self._lost(),
+        )  # fmt: skip
         self.summary.digest = hashlib.sha256("".join(digests).encode()).hexdigest()
 
     # -- between the steps --

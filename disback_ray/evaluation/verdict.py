@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from disback_ray.evaluation.alarms import MAIN, Alarm, Look, column, from_start, gaps
+from disback_ray.evaluation.alarms import FEWER, MAIN, Alarm, Look, column, from_start, gaps, lag
 
 FEWEST = 3
 STILL = 0.10  # of a figure from the third last look to the last
@@ -20,6 +20,7 @@ def verdict(
     raised: Sequence[Alarm],
     *,
     real_spread: float | None = None,
+    lower_bound: float | None = None,
     lost: int = 0,
 ) -> str:
     """One line. looks: the rows of backtracking that were measured, oldest first; figures: of the summary; raised: its alarms.
@@ -29,7 +30,8 @@ def verdict(
     Collapsed or diverged: the alarm's rule still holds at the end, that is, the figure has not come back. Else by the main distance
     (without one, the score difference): still improving, where the last look is over 10 % better than the third last; settled,
     where the last three are within 10 %; unsettled otherwise. It moved, where it is under half of what it was at the start. The 10 %
-    are of the figure, or of what real data is from real data where that is more: so much is chance.
+    are of the figure, or of what real data is from real data where that is more: so much is chance. A fake score that lags, or did, and
+    samples that hardly differ, however they came to that, are said behind it.
     """
     name = next((name for name in MAIN if column(looks, name)), None)
     values = column(looks, name) if name else gaps(looks)
@@ -39,8 +41,10 @@ def verdict(
     if len(values) < FEWEST:
         return f"Too few looks at the generator to tell: {len(values)}, and {FEWEST} are needed; lower evaluation.every."
     begun = from_start(looks, figures.get("untrained"))
+    behind = _lagging(begun, raised, lower_bound)
     if ended := _unrecovered(begun, column(begun, name) if name else values, raised, real_spread or math.inf):
-        return ended
+        return f"{ended}{behind}"
+    behind = _narrow(looks, real_spread) + behind
     start = _value(figures, "untrained", name) if name else None
     start = values[0] if start is None else start
     recent = values[-FEWEST:]
@@ -56,7 +60,7 @@ def verdict(
         state = f"Settled: the {what} stays at {last:.3g}, {came}"
     else:
         state = f"Unsettled: the {what} moved between {low:.3g} and {high:.3g} over the last three looks"
-    return f"{state}{_compared(figures, name)}."
+    return f"{state}{_compared(figures, name)}.{behind}"
 
 
 def _unrecovered(looks: Sequence[Look], values: Sequence[float], raised: Sequence[Alarm], real_spread: float) -> str | None:
@@ -70,6 +74,30 @@ def _unrecovered(looks: Sequence[Look], values: Sequence[float], raised: Sequenc
             if had and had[-1] < 0.5 * most:
                 return f"Collapsed: {kinds['collapse'].text.partition(': ')[2]} (from step {kinds['collapse'].step:,} on)."
     return None
+
+
+def _narrow(looks: Sequence[Look], real_spread: float | None) -> str:
+    """A sentence where the spread of the last looks is under half of real data's: a run may have lost it before its first look.
+
+    No alarm: every generator begins so.
+    """
+    last = column(looks, "spread")[-FEWEST:]
+    if real_spread is None or len(last) < FEWEST or max(last) >= FEWER * real_spread:
+        return ""
+    return f" The samples' spread is {last[-1]:.3g}, under half of the {real_spread:.3g} that they are to have: they are too much alike."
+
+
+def _lagging(looks: Sequence[Look], raised: Sequence[Alarm], lower_bound: float | None) -> str:
+    """A sentence where the alarm of that kind was raised."""
+    step = next((alarm.step for alarm in raised if alarm.kind == "lag"), None)
+    if step is None:
+        return ""
+    if lag(looks, lower_bound=lower_bound) is None:
+        return f" The fake score lagged (from step {step:,} on), but not any more in all of the last three looks."
+    return (
+        f" The fake score lags (from step {step:,} on): what the generator follows points wrong; "
+        "raise backtracking.fake_updates or its rate, or lower the generator's."
+    )
 
 
 def _compared(figures: Mapping[str, Any], name: str | None) -> str:

@@ -101,6 +101,38 @@ def test_the_verdict(columns: dict[str, list[float | None]], said: str) -> None:
     assert line.endswith(".")
 
 
+def test_a_fake_score_that_lags_is_said_in_the_verdict() -> None:
+    """Behind what else it says; and where it caught up, that too. By the bound that the alarm went by: without it 2 were none."""
+    lags = " The fake score lags (from step 30 on): "
+    steady: dict[str, list[float | None]] = {"frechet": [50.0, 5.1, 5.0, 5.2, 5.1], "mismatch": [2.0] * 5}
+    looks = curve(**steady, fake_mismatch=[5.0] * 5)
+    raised = alarms(looks, lower_bound=0.1)
+    line = verdict(looks, FIGURES, raised, lower_bound=0.1)
+    assert line.startswith("Settled: ")
+    assert f"7).{lags}" in line
+    assert line.endswith(".")
+    lost = curve(modes=[8.0, 8.0, 2.0, 2.0], frechet=[5.0] * 4, mismatch=[2.0] * 4, fake_mismatch=[5.0] * 4)
+    line = verdict(lost, FIGURES, alarms(lost, lower_bound=0.1), lower_bound=0.1)
+    assert line.startswith("Collapsed: ")
+    assert lags in line
+    back = curve(**steady, fake_mismatch=[5.0, 5.0, 5.0, 5.0, 1.0])
+    line = verdict(back, FIGURES, alarms(back, lower_bound=0.1), lower_bound=0.1)
+    assert line.endswith(" The fake score lagged (from step 30 on), but not any more in all of the last three looks.")
+    assert "fake score" not in verdict(back, FIGURES, [], lower_bound=0.1)
+
+
+def test_samples_that_are_alike_from_the_first_look_on_are_said_in_the_verdict() -> None:
+    """Nothing falls, so that no alarm is raised."""
+    steady: dict[str, list[float | None]] = {"frechet": [50.0, 50.0, 50.0, 50.0]}
+    looks = curve(**steady, spread=[0.3] * 4)
+    assert alarms(looks, real_spread=1.0) == []
+    line = verdict(looks, FIGURES, [], real_spread=1.0)
+    assert line.startswith("Settled: ")
+    assert line.endswith("). The samples' spread is 0.3, under half of the 1 that they are to have: they are too much alike.")
+    for spread, real in (([0.3, 0.3, 0.3, 0.6], 1.0), ([0.3] * 4, 0.5), ([0.3] * 4, None)):
+        assert "spread" not in verdict(curve(**steady, spread=spread), FIGURES, [], real_spread=real)
+
+
 def test_looks_that_were_lost_are_no_want_of_looks() -> None:
     looks = curve(frechet=[50.0, 5.0])
     assert verdict(looks, FIGURES, [], lost=900) == (
