@@ -65,7 +65,7 @@ def evaluate(
     """Measure samples against a reference: Fréchet distance (FID), kernel distance (KID), precision and recall; points by their own."""
     from disback_ray.evaluating import Source, evaluate_points, evaluate_prompts
     from disback_ray.evaluating import evaluate as measure
-    from disback_ray.evaluation.image_figures import ImageFigures, differences
+    from disback_ray.evaluation.image_figures import ImageFigures, differences, drawn_otherwise
     from disback_ray.storage import Folder
 
     earlier = None if against is None else ImageFigures.from_json(_read_json(against), name=against)
@@ -88,7 +88,7 @@ def evaluate(
         print(line)
     if earlier is not None:
         for name, value in differences(found, earlier, name=str(against)).items():
-            print(f"{value:+.6g} {name.replace('_', ' ')}, against {against}")
+            print(f"{value:+.6g} {name.replace('_', ' ')}, against {against}{drawn_otherwise(found, earlier)}")
     if json_ is not None:
         _write_json(json_, found.to_json())
 
@@ -104,6 +104,7 @@ def statistics(
     n: Count = None,
     seed: Seed = 0,
     steps: Steps = None,
+    guidance: Guidance = None,
     features: Annotated[
         int, typer.Option(help="Of so many samples the features are kept, for kernel distance and recall.")
     ] = 10_000,
@@ -116,7 +117,9 @@ def statistics(
     from disback_ray.storage import Folder
 
     built = _spec(extractor, weights, sha256, mode).build(cache=None if cache is None else Folder.at(cache))
-    found = make_statistics(what, out, built, Source(n, seed, steps, None, skip_corrupt, trust_modules), keep=features, say=_say)
+    found = make_statistics(
+        what, out, built, Source(n, seed, steps, guidance, skip_corrupt, trust_modules), keep=features, say=_say
+    )
     print(f"{out}: {found.kind}; {found.origin}")
 
 

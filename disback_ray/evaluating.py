@@ -69,8 +69,11 @@ class Source:
             raise ConfigError(f"--n {self.n}: at least two samples")
 
 
-def statistics_of(where: str, extractor: Extracts, source: Source, *, keep: int = KEPT_FEATURES, say: Say = print) -> Statistics:
-    """Statistics of a folder, zip, parquet or npz of images, of `digits`, or of a model's samples.
+def statistics_of(
+    where: str, extractor: Extracts, source: Source,
+    *, keep: int = KEPT_FEATURES, say: Say = print, reference: Origin | None = None,
+) -> Statistics:  # fmt: skip
+    """Statistics of a folder, zip, parquet or npz of images, of `digits`, or of a model's samples. reference: what they are to meet.
 
     Raises CheckpointError where there is nothing of the kind or an image is corrupt, ConfigError where there are too few, or they
     don't fit the extractor, NonFiniteError for NaN or Inf.
@@ -81,16 +84,16 @@ def statistics_of(where: str, extractor: Extracts, source: Source, *, keep: int 
             require(n, extractor.kind.dimensions)
         images = ModelImages(model, name=where, seed=source.seed)
         found = tally(images.parts(n), extractor, keep=keep)
-        return found.statistics(f"{where}, seed {source.seed}", images.sha256)
+        return found.statistics(f"{where}, seed {source.seed}", images.sha256, drawn=model.drawn, reference=reference)
     if where == DIGITS and not Path(DIGITS).exists():
-        return _digits(extractor, source.n, keep)
+        return _digits(extractor, source.n, keep, reference)
     files = ImageFiles(where, skip_corrupt=source.skip_corrupt)
     found = tally(files.parts(PART, most=source.n), extractor, keep=keep)
     if files.note():
         say(files.note())
     if source.n is not None and found.moments.count < source.n:
         raise ConfigError(f"--n {source.n}: {where} holds {found.moments.count} images")
-    return found.statistics(files.name, files.sha256, skipped=len(files.skipped), odd=files.odd)
+    return found.statistics(files.name, files.sha256, skipped=len(files.skipped), odd=files.odd, reference=reference)
 
 
 def make_statistics(
@@ -126,7 +129,7 @@ def evaluate(
         return measure(
             [_told(read_statistics(fetch(where, key="samples")), where)], _agreed(known, None, assumed), seed=source.seed
         )
-    made = _blocks(where, extractor, source, blocks, say)
+    made = _blocks(where, extractor, source, blocks, say, known.origin)
     first = next(made)
     return measure([first, *made], _agreed(known, first, assumed), seed=source.seed)
 
@@ -150,12 +153,12 @@ def evaluate_prompts(
     if reference is None:
         for _ in images.parts():
             pass
-        found = ImageFigures({}, Origin(name, images.sha256, len(images.texts)))
+        found = ImageFigures({}, Origin(name, images.sha256, len(images.texts), drawn=model.drawn))
     else:
         extractor = spec.build(cache=cache)
         known = _reference(reference, extractor, None, cache, source, say)
         gathered = tally(images.parts(), extractor)
-        samples = gathered.statistics(name, images.sha256)
+        samples = gathered.statistics(name, images.sha256, drawn=model.drawn, reference=known.origin)
         found = measure([samples], _agreed(known, samples, False), seed=source.seed)
     found = replace(found, of={"prompts": images.prompts_sha256})
     if judge is None:
@@ -205,10 +208,10 @@ def _told(found: Statistics, where: str) -> Statistics:
     return found
 
 
-def _blocks(where: str, extractor: Extracts, source: Source, blocks: int, say: Say) -> Iterator[Statistics]:
+def _blocks(where: str, extractor: Extracts, source: Source, blocks: int, say: Say, reference: Origin) -> Iterator[Statistics]:
     if blocks == 1 or _model(where, source) is not None:
         for block in range(blocks):
-            yield statistics_of(where, extractor, replace(source, seed=source.seed + block), say=say)
+            yield statistics_of(where, extractor, replace(source, seed=source.seed + block), say=say, reference=reference)
         return
     if source.n is None:
         raise ConfigError(f"--blocks {blocks}: give --n as well, how many of {where} make a block")
@@ -221,7 +224,9 @@ def _blocks(where: str, extractor: Extracts, source: Source, blocks: int, say: S
             raise ConfigError(
                 f"--blocks {blocks}: {where} has {block * source.n + found.moments.count} images, not {blocks} × {source.n}"
             )
-        yield found.statistics(f"{files.name}, block {block + 1}", files.sha256, skipped=len(files.skipped), odd=files.odd)
+        yield found.statistics(
+            f"{files.name}, block {block + 1}", files.sha256, skipped=len(files.skipped), odd=files.odd, reference=reference
+        )
     if files.note():
         say(files.note())
 
@@ -236,10 +241,11 @@ def _model(where: str, source: Source) -> Model | None:
     return None
 
 
-def _digits(extractor: Extracts, n: int | None, keep: int) -> Statistics:
+def _digits(extractor: Extracts, n: int | None, keep: int, reference: Origin | None) -> Statistics:
     images = as_pixels(load_digits().images)[:n]
     found = tally((images[i : i + 256] for i in range(0, len(images), 256)), extractor, keep=keep)
-    return found.statistics("scikit-learn's digits", hashlib.sha256(b"".join(i.tobytes() for i in images)).hexdigest())
+    sha256 = hashlib.sha256(b"".join(i.tobytes() for i in images)).hexdigest()
+    return found.statistics("scikit-learn's digits", sha256, reference=reference)
 
 
 def evaluate_points(where: str, source: Source) -> ImageFigures:
@@ -256,11 +262,12 @@ def evaluate_points(where: str, source: Source) -> ImageFigures:
             f"{where}: give --reference: a folder, zip or parquet of images, or statistics; only runs on points need none"
         )
     measures = PointMeasures(data, samples=source.n, seed=source.seed)
-    x = load_run(where, trust_modules=source.trust_modules).generate(measures.count, seed=source.seed)
+    run = load_run(where, trust_modules=source.trust_modules)
+    x = run.generate(measures.count, seed=source.seed)
     mixture = f"{data.kind} of {len(data.centres)} modes, std {data.std:g}"
     digests = [hashlib.sha256(points.numpy().tobytes()).hexdigest() for points in (x, measures.real)]
     return ImageFigures(
         measures.measure(Drawn(x, None)),
-        Origin(f"{where}, seed {source.seed}", digests[0], len(x)),
+        Origin(f"{where}, seed {source.seed}", digests[0], len(x), drawn=run.drawn),
         reference=Origin(mixture, digests[1], len(measures.real)),
     )

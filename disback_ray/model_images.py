@@ -18,7 +18,7 @@ FIRST_PART = 16
 NUMBERS = 1 << 24
 """In a part: 1,365 images of 3 × 64 × 64."""
 PART = 256
-"""So many prompts are encoded at a time: the text encoders are loaded for each part, and its embeddings lie on disk meanwhile."""
+"""So many prompts are encoded at a time, and their embeddings lie on disk meanwhile: 160 MB for SDXL."""
 
 
 class ModelImages:

@@ -1,13 +1,15 @@
 """Other prompts for a text-to-image model than those that it was trained with, encoded when they are asked for."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from disback_ray.actors.prompt_encoder import PromptEncoder, encode_all
 from disback_ray.data.prompts import Prompts
+from disback_ray.device import best_device
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.networks.prompt_table import TEXTS
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
@@ -15,7 +17,7 @@ from disback_ray.networks.text_unet import TextUNet, TextUNetSpec
 from disback_ray.storage import Folder
 from disback_ray.teachers.latents import LatentDecoder
 from disback_ray.teachers.pipeline import family_of
-from disback_ray.teachers.prompt_encoding import check_lengths, put_texts
+from disback_ray.teachers.prompt_encoding import TextEncoders, check_lengths, load_encoders, put_texts
 
 
 def text_network_of(spec: DenoiserSpec | GeneratorSpec) -> TextUNetSpec | None:
@@ -46,9 +48,19 @@ def check_heard(network: TextUNetSpec, prompts: Prompts) -> None:
         check_lengths(prompts, path, family_of(pipeline))
 
 
+def encoders_of(network: TextUNetSpec | None) -> TextEncoders:
+    """Of its pipeline, on the CPU. Raises CheckpointError where they are gone or damaged."""
+    assert network is not None
+    return load_encoders(Folder(network.pipeline), device=torch.device("cpu"))
+
+
 @contextmanager
-def hearing(model: nn.Module, network: TextUNetSpec | None, prompts: Sequence[str] | None) -> Iterator[int | None]:
+def hearing(
+    model: nn.Module, network: TextUNetSpec | None, prompts: Sequence[str] | None, *, encoders: Callable[[], TextEncoders]
+) -> Iterator[int | None]:
     """Lets a model hear these prompts while the block lasts, and gives their number; None: it hears its own.
+
+    encoders: gives those of its pipeline; on the device they are only while they encode, since the network draws there.
 
     Raises ConfigError where it takes none, or one is empty or too long, CheckpointError where the text encoders are gone.
     """
@@ -66,9 +78,11 @@ def hearing(model: nn.Module, network: TextUNetSpec | None, prompts: Sequence[st
     with tempfile.TemporaryDirectory() as beside:
         unet.tell(Folder.at(beside))
         put_texts(unet.prompts, asked)
-        encoder = PromptEncoder(unet.prompts, Folder(network.pipeline), embeddings="float32")
+        loaded = encoders()
+        loaded.to(best_device())
+        encoder = PromptEncoder(unet.prompts, Folder(network.pipeline), embeddings="float32", encoders=loaded)
         encode_all(encoder, wait=lambda value: value, report=lambda done, shards: None)
-        del encoder
+        loaded.to(torch.device("cpu"))
         try:
             yield len(asked)
         finally:

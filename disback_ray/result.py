@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from disback_ray.networks.imported import Scalings
 from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.pictures import image_grid, snapshots
-from disback_ray.prompting import as_images, hearing, text_network_of
+from disback_ray.prompting import as_images, encoders_of, hearing, text_network_of
 from disback_ray.run_folder import SUMMARY, read_summary
 from disback_ray.storage import Folder
 from disback_ray.teachers.checkpoint import Expected, format_of, read_file, read_teacher, read_teacher_folder
@@ -35,12 +36,14 @@ from disback_ray.teachers.drawing import (
 from disback_ray.teachers.guidance import NONE, USUAL
 from disback_ray.teachers.hub import diffusers_folder, is_diffusers
 from disback_ray.teachers.pipeline import is_pipeline
+from disback_ray.teachers.prompt_encoding import TextEncoders
 from disback_ray.teachers.saved import SETTINGS as SETTINGS_OF_DENOISER
 from disback_ray.teachers.saved import load_denoiser, load_spec, refuse_modules, refuse_unfinished
 from disback_ray.teachers.saved_generator import SETTINGS, load_generator, spec_of
 from disback_ray.teachers.text_teacher import read_text_teacher
 
 DEFAULT_STEPS: dict[Sampler, int] = {"heun": 18, "ddim": 50}
+NAMES: dict[Sampler, str] = {"heun": "Heun's method", "ddim": "DDIM"}
 MOST = 2**24
 """Samples of one call; a recipe's measurements have the same limit."""
 
@@ -49,6 +52,7 @@ class Model(Protocol):
     """What samples can be drawn from: a run's generator, or a teacher. classes: 0 where it is unconditional.
 
     text_network: of a model that takes prompts, whose classes are the numbers of those that it was trained with; else None.
+    drawn: in what its samples are drawn, in words: steps of a sampler, and guidance.
     """
 
     @property
@@ -56,6 +60,9 @@ class Model(Protocol):
 
     @property
     def text_network(self) -> TextUNetSpec | None: ...
+
+    @property
+    def drawn(self) -> str: ...
 
     def generate(
         self,
@@ -86,6 +93,18 @@ class TeacherModel:
     def text_network(self) -> TextUNetSpec | None:
         return text_network_of(self.spec)
 
+    @property
+    def drawn(self) -> str:
+        steps = 1 if draws_in_one_step(self.denoiser) else self.steps
+        by = "" if draws_in_one_step(self.denoiser) else f" of {NAMES[self.sampler]}"
+        guidance = f", guidance {self.guidance:g}" if self.text_network else ""
+        return f"{steps} step{'s' if steps > 1 else ''}{by}{guidance}"
+
+    @cached_property
+    def _encoders(self) -> TextEncoders:
+        """Loaded for the first prompts, and kept for more: of thirty thousand a few hundred are asked for at a time."""
+        return encoders_of(self.text_network)
+
     def generate(
         self,
         n: int,
@@ -110,7 +129,7 @@ class TeacherModel:
         def sample(z: Tensor, condition: Tensor | None) -> Tensor:
             return draw_from_teacher(denoiser, z, condition, steps=self.steps, sampler=self.sampler, guidance=self.guidance)
 
-        with hearing(denoiser, network, prompts) as number:
+        with hearing(denoiser, network, prompts, encoders=lambda: self._encoders) as number:
             wanted = _wanted(n, self.spec.shape, labels, self.classes if number is None else number)
             most = most_at_once(denoiser)
             drawn = draw_in_chunks(sample, wanted, seed=seed, device=device, first=first, most=most)
@@ -154,6 +173,15 @@ class RunResult:
         """The U-Net of a generator that takes prompts; else None. Raises CheckpointError."""
         return text_network_of(spec_of(self._settings(), self.folder / "generator"))
 
+    @property
+    def drawn(self) -> str:
+        return "1 step, unguided" if self.text_network else "1 step"
+
+    @cached_property
+    def _encoders(self) -> TextEncoders:
+        """Loaded for the first prompts, and kept for more: of thirty thousand a few hundred are asked for at a time."""
+        return encoders_of(self.text_network)
+
     def _settings(self) -> dict[str, Any]:
         if not (self.folder / "generator").has(SETTINGS):
             raise CheckpointError(
@@ -180,7 +208,7 @@ class RunResult:
         """
         spec, network = self.generator()
         device, text = best_device(), text_network_of(spec)
-        with hearing(network, text, prompts) as number:
+        with hearing(network, text, prompts, encoders=lambda: self._encoders) as number:
             wanted = _wanted(n, spec.shape, labels, spec.classes if number is None else number)
             drawn = draw(network.to(device), dict(network.state_dict()), wanted, seed=seed, device=device, first=first)
         return as_images(drawn, text)

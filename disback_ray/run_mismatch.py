@@ -63,7 +63,7 @@ def mismatch(
         figures |= {"ideal lower bound": bound.degree, "spread of real data": spread(real)}
         notes = (f"the ideal lower bound is the teacher's mismatch on {len(real.x):,} samples of {name}", BLIND)
     sha256 = hashlib.sha256(made.x.numpy().tobytes()).hexdigest()
-    return ImageFigures(figures, Origin(f"{where}, seed {seed}", sha256, n), notes=notes)
+    return ImageFigures(figures, Origin(f"{where}, seed {seed}", sha256, n, drawn=run.drawn), notes=notes)
 
 
 def _real(recipe: Recipe, n: int, seed: int) -> tuple[Drawn | None, str]:

@@ -106,6 +106,7 @@ def test_runs_are_measured(command: Command, digits: Path, ring8: Path, tmp_path
     points = command("evaluate", str(ring8), "--n", "100")
     assert figure(points, "sliced Wasserstein") > 0
     assert "reference: ring of 8 modes, std 0.1" in points.out
+    assert points.out.count(", drawn in 1 step\n") == blocks.out.count(", drawn in 1 step\n") == 1
 
 
 def test_a_module_of_one_s_own_makes_features(
@@ -208,6 +209,23 @@ def test_one_odd_image_is_named(
         assert "of several sizes" in found.notes[0]
         assert "71 images of several sizes (1/00070.png" in "\n".join(found.lines())
     assert statistics_of(str(mixed), Means(), Source(n=70)).origin.resolution == (4, 4)
+
+
+def test_pixels_of_another_resolution_are_said_to_be_that(
+    command: Command, pictures: Images, folder_of: Callable[..., Path], photos: dict[str, Path], digits: Path
+) -> None:
+    """Before that they are too few for the features that they have in that resolution, or have others."""
+    larger = "statistics of 4 × 4 pixels, and the samples have 8 × 8"
+    wide = folder_of(pictures(60, side=8))  # 192 features
+    blocks = ("--blocks", "2", "--n", "30")
+    for what, more in (
+        (str(wide), ()),
+        (str(wide), blocks),
+        ("digits", ("--n", "50")),
+        ("digits", ()),
+        (str(digits), ("--n", "50")),
+    ):
+        assert larger in command("evaluate", what, "--reference", str(photos["a"]), *PIXELS, *more).complaint
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from disback_ray import model_images, prompting
 from disback_ray.errors import ConfigError
 from disback_ray.evaluating import Source, evaluate_prompts
 from disback_ray.evaluation.extractors import ExtractorSpec, as_pixels
@@ -16,6 +17,7 @@ from disback_ray.hugging_face import transformers
 from disback_ray.model_images import PART
 from disback_ray.result import load_model
 from disback_ray.storage import digest
+from disback_ray.teachers.prompt_encoding import load_encoders
 from disback_ray.tiny_pipelines import write_pipeline
 
 PROMPTS = ("the cat", "a dog on the roof", "an old mill")
@@ -66,6 +68,26 @@ def test_the_score_is_transformers_own(pipeline: Path, clip: Path, tmp_path: Pat
         evaluate_prompts(
             str(pipeline), str(file), clip=str(clip), reference=None, spec=ExtractorSpec(), source=Source(n=4, steps=2)
         )
+
+
+def test_the_text_encoders_are_loaded_once_for_all_parts(
+    pipeline: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And draw what encoders that were loaded for each part draw, bit for bit."""
+    (file := tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    parts = [
+        load_model(pipeline, steps=2, guidance=2).generate(len(texts), seed=3, first=first, prompts=texts)
+        for first, texts in ((0, PROMPTS[:2]), (2, PROMPTS[2:]))
+    ]
+    expected = hashlib.sha256(b"".join(image.tobytes() for part in parts for image in as_pixels(part))).hexdigest()
+    monkeypatch.setattr(model_images, "PART", 2)
+    loads = []
+    monkeypatch.setattr(prompting, "load_encoders", lambda *given, **more: loads.append(given) or load_encoders(*given, **more))
+    source = Source(seed=3, steps=2, guidance=2)
+    found = evaluate_prompts(str(pipeline), str(file), clip=str(clip), reference=None, spec=ExtractorSpec(), source=source)
+    assert found.samples.sha256 == expected
+    assert len(loads) == 1
+    assert found.lines()[1].endswith(", 3 samples, drawn in 2 steps of DDIM, guidance 2")
 
 
 def test_a_prompt_that_is_too_long_is_named_by_its_line_before_any_is_drawn(

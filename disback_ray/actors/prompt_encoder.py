@@ -8,7 +8,7 @@ from disback_ray.data.prompts import Precision
 from disback_ray.device import best_device
 from disback_ray.networks.prompt_table import INDEX, SHARD, TEXTS
 from disback_ray.storage import Folder
-from disback_ray.teachers.prompt_encoding import encoded, encoded_nothing, load_encoders
+from disback_ray.teachers.prompt_encoding import TextEncoders, encoded, encoded_nothing, load_encoders
 
 Proof = dict[str, Any]
 
@@ -16,12 +16,15 @@ Proof = dict[str, Any]
 class PromptEncoder:
     """A pipeline's text encoders, which fill a table shard by shard."""
 
-    def __init__(self, table: Folder, pipeline: Folder, *, embeddings: Precision) -> None:
-        """table: has the prompts' texts. Raises CheckpointError where a folder is not whole."""
+    def __init__(self, table: Folder, pipeline: Folder, *, embeddings: Precision, encoders: TextEncoders | None = None) -> None:
+        """table: has the prompts' texts. encoders: the pipeline's, where they are loaded already.
+
+        Raises CheckpointError where a folder is not whole.
+        """
         self.table = table
         self.texts: list[str] = table.read_json(TEXTS)
         self.embeddings: Precision = embeddings
-        self.encoders = load_encoders(pipeline, device=best_device())
+        self.encoders = encoders or load_encoders(pipeline, device=best_device())
 
     @looks
     def shards(self) -> int:

@@ -91,8 +91,8 @@ def measure(blocks: Iterable[Statistics], reference: Statistics, *, seed: int = 
     distances, best = [], None
     for block in blocks:
         assert block.kind is not None
+        require_same_resolution(block.origin, reference.origin)  # first: of pixels the features are as many as that says
         require_same_kind(block.kind, reference.kind, name=reference.origin.name)
-        require_same_resolution(block.origin, reference.origin)
         distances.append(frechet_of(block.gaussian, reference.gaussian))
         if min(distances) == distances[-1]:
             best = block
@@ -108,6 +108,12 @@ def measure(blocks: Iterable[Statistics], reference: Statistics, *, seed: int = 
         if min(len(best.features), len(reference.features)) > 3:
             figures |= asdict(precision_recall(best.features, reference.features))
     return ImageFigures(figures, best.origin, best.kind, reference.origin, tuple(distances), notes=tuple(notes))
+
+
+def drawn_otherwise(ours: ImageFigures, theirs: ImageFigures) -> str:
+    """What theirs were drawn in, where both are a model's and it isn't the same: two of those may be compared, but not unawares."""
+    known = ours.samples.drawn and theirs.samples.drawn
+    return f", drawn in {theirs.samples.drawn}" if known and theirs.samples.drawn != ours.samples.drawn else ""
 
 
 def differences(ours: ImageFigures, theirs: ImageFigures, *, name: str) -> dict[str, float]:

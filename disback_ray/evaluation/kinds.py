@@ -32,7 +32,8 @@ class FeatureKind:
 class Origin:
     """Where images came from. name: a file's or folder's; sha256: of all its bytes; resolution: (height, width), None if mixed.
 
-    odd: of mixed ones the first that is of another size than those before it, in words.
+    odd: of mixed ones the first that is of another size than those before it, in words. drawn: of a model's, in what: sampler's steps
+    and guidance; '' where they are nobody's samples, or whoever made the file didn't tell.
     """
 
     name: str
@@ -41,13 +42,15 @@ class Origin:
     resolution: tuple[int, int] | None = None
     skipped: int = 0
     odd: str = ""
+    drawn: str = ""
 
     def __str__(self) -> str:
         size = f" images of {self.resolution[0]} × {self.resolution[1]} pixels" if self.resolution else " samples"
         size = f" images of several sizes ({self.odd})" if self.odd else size
         count = f", {self.images:,}{size}" if self.images is not None else ""
         lost = f", {self.skipped} more skipped as corrupt" if self.skipped else ""
-        return f"{self.name} ({self.sha256[:SHOWN]}){count}{lost}"
+        how = f", drawn in {self.drawn}" if self.drawn else ""
+        return f"{self.name} ({self.sha256[:SHOWN]}){count}{lost}{how}"
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Origin:
@@ -57,6 +60,7 @@ class Origin:
         return Origin(
             str(value["name"]), str(value["sha256"]), None if images is None else int(images),
             None if size is None else (int(size[0]), int(size[1])), int(value.get("skipped", 0)), str(value.get("odd", "")),
+            str(value.get("drawn", "")),
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from disback_ray.data.arrays import read_arrays
 from disback_ray.errors import CheckpointError, ConfigError
-from disback_ray.evaluation.kinds import FeatureKind, Origin
+from disback_ray.evaluation.kinds import FeatureKind, Origin, require_same_resolution
 from disback_ray.evaluation.moments import Gaussian, Moments
 from disback_ray.fetching import Fetched
 from disback_ray.storage import Folder
@@ -87,10 +87,18 @@ class Tally:
     def resolution(self) -> tuple[int, int] | None:
         return next(iter(self.sizes)) if len(self.sizes) == 1 else None
 
-    def statistics(self, name: str, sha256: str, *, skipped: int = 0, odd: str = "") -> Statistics:
-        """odd: as Origin's, where sizes are mixed. Raises ConfigError where there were too few samples."""
+    def statistics(
+        self, name: str, sha256: str, *, skipped: int = 0, odd: str = "", drawn: str = "", reference: Origin | None = None
+    ) -> Statistics:
+        """odd: as Origin's, where sizes are mixed; drawn: as Origin's. reference: what they are to be compared with.
+
+        Raises ConfigError where they are of another resolution than that, or too few: of pixels, whose number is the resolution's,
+        the first is why.
+        """
         mixed = odd if len(self.sizes) > 1 else ""
-        origin = Origin(name, sha256, self.moments.count, self.resolution, skipped, mixed)
+        origin = Origin(name, sha256, self.moments.count, self.resolution, skipped, mixed, drawn)
+        if reference is not None:
+            require_same_resolution(origin, reference)
         features = np.concatenate(self.parts) if self.parts else None
         return Statistics(self.moments.gaussian(), self.kind, origin, features)
 

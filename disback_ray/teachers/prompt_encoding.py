@@ -39,8 +39,14 @@ class TextEncoders:
                 encoder = getattr(transformers(), kind).from_pretrained(
                     part, local_files_only=True, use_safetensors=True, dtype=torch.float32, variant=variant_of(part)
                 )
-            self.encoders.append(encoder.to(device).eval())
+            self.encoders.append(encoder.eval())
+        self.to(device)
+
+    def to(self, device: torch.device) -> None:
+        """Moves the encoders."""
         self.device = device
+        for encoder in self.encoders:
+            encoder.to(device)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Embedded:

@@ -1,8 +1,9 @@
 """Statistics as files: what is written comes back, EDM's are read, and what doesn't fit is refused."""
 
 import io
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from disback_ray.errors import CheckpointError, ConfigError, NonFiniteError
 from disback_ray.evaluation.extractors import Pixels
-from disback_ray.evaluation.image_figures import ImageFigures, differences, measure
+from disback_ray.evaluation.image_figures import ImageFigures, differences, drawn_otherwise, measure
 from disback_ray.evaluation.kinds import FeatureKind, Origin
 from disback_ray.evaluation.moments import Gaussian, gaussian_of
 from disback_ray.evaluation.statistics import Statistics, Tally, assume_kind, read_statistics, save_statistics, tally
@@ -130,6 +131,28 @@ def test_features_of_other_kinds_are_not_compared(other: FeatureKind, said: str)
 def test_another_resolution_is_refused() -> None:
     with pytest.raises(ConfigError, match="folder-2: statistics of 16 × 16 pixels, and the samples have 8 × 8"):
         measure([statistics(1)], statistics(2, side=16))
+
+
+def test_what_samples_were_drawn_in_is_kept_said_and_no_reason_to_refuse(tmp_path: Path) -> None:
+    """Two numbers of steps are what one may want to compare."""
+    figures = {}
+    for steps in (18, 40):
+        drawn = f"{steps} steps of Heun's method, guidance 8"
+        found = statistics(0)
+        save_statistics(Folder.at(tmp_path), "x.npz", replace(found, origin=replace(found.origin, drawn=drawn)))
+        samples = read_statistics(fetch(str(tmp_path / "x.npz")))
+        assert samples.origin.drawn == drawn
+        measured = measure([samples], statistics(1))
+        assert f", drawn in {drawn}" in "\n".join(measured.lines())
+        figures[steps] = ImageFigures.from_json(json.loads(json.dumps(measured.to_json())), name="x")
+        assert figures[steps] == measured
+    assert set(differences(figures[18], figures[40], name="x").values()) == {0.0}
+    assert drawn_otherwise(figures[18], figures[40]) == ", drawn in 40 steps of Heun's method, guidance 8"
+    folder = measure([statistics(0)], statistics(1))
+    assert {drawn_otherwise(figures[18], other) for other in (figures[18], folder)} == {""}
+    old = statistics(0).origin
+    assert "drawn" not in str(old)
+    assert Origin.from_json({name: value for name, value in asdict(old).items() if name != "drawn"}) == old
 
 
 def test_figures_of_different_things_are_not_compared() -> None:

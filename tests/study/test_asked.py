@@ -34,6 +34,7 @@ class Painter:
     prompts: str = ""
     classes: int = 0
     pixels: int = 8
+    drawn: str = "no steps"
 
     @property
     def text_network(self) -> Any:
