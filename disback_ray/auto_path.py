@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disback_ray.algorithms import backtracking
-from disback_ray.algorithms.path import leads_somewhere
+from disback_ray.algorithms.path import comes_nearer, leads_somewhere
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Trial:
     """Steps that are called a stage of their own. title: what they are without.
 
     looks: after how many of them the samples are looked at, the last one at their end. node: what s_φ begins as.
-    gain: the distance that they have to come to, of what it was. kept, undone: what becomes of them.
+    gain: the distance that they have to come to, of what it was; None: any that is less. kept, undone: what becomes of them.
     """
 
     stage: str
@@ -30,8 +30,10 @@ class Trial:
 
     def leads_somewhere(self, apart: Mapping[int, float]) -> bool:
         """apart: how far the samples were from the teacher's after 0 steps and at each look so far."""
-        done = max(apart)
-        return leads_somewhere([apart[step] for step in sorted(apart)], gain=self.gain, ended=done == self.steps)
+        distances = [apart[step] for step in sorted(apart)]
+        if self.gain is None:
+            return comes_nearer(distances)
+        return leads_somewhere(distances, gain=self.gain, ended=max(apart) == self.steps)
 
     def told(self, apart: Mapping[int, float], *, kept: bool) -> str:
         """What came of it, in a line."""

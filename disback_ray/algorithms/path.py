@@ -105,16 +105,18 @@ def plateau_switches(gaps: Sequence[tuple[int, float]], *, nodes: int, most: int
     return tuple(plan)
 
 
-def leads_somewhere(apart: Sequence[float], *, gain: float | None, ended: bool) -> bool:
+def leads_somewhere(apart: Sequence[float], *, gain: float, ended: bool) -> bool:
     """Whether steps towards the teacher bring the samples nearer to its own. apart: their distances at first, and at each look since.
 
-    A look has to find them at `gain` of what it was, or, until the steps have ended, nearer than the one before. gain None: nearer, at the
-    end as well. NaN leads nowhere.
+    A look has to find them at `gain` of what it was, or, until the steps have ended, nearer than the one before. NaN leads nowhere.
     """
-    if gain is not None and apart[-1] <= gain * apart[0]:
-        return True
     nearer = NEARER if len(apart) > 2 else NEARER_AT_FIRST
-    return apart[-1] <= nearer * apart[-2] and not (ended and gain is not None)
+    return apart[-1] <= gain * apart[0] or (not ended and apart[-1] <= nearer * apart[-2])
+
+
+def comes_nearer(apart: Sequence[float]) -> bool:
+    """The same without a goal: the samples have to be 1 % nearer at the first look, and at each later one 1 % more."""
+    return apart[-1] <= (1 - (1 - NEARER_AT_FIRST) * (len(apart) - 1)) * apart[0]
 
 
 def target_at(step: int, plan: Sequence[Switch]) -> int:

@@ -110,7 +110,7 @@ class AutoPath(Frozen):
     trial: so many steps are made without a path first, 0 for none: then the path is always recorded. Where a look at each quarter of
     them finds the samples at `gain` of their distance to the teacher's at the start, which the last one has to, or nearer than the look
     before, by 1 % at first and 3 % later, there is no path; else they are undone, and it is recorded. Then a quarter as many are made from
-    its end to the teacher, without its nodes in between, and kept where both looks at those find the samples nearer. Distances are sliced.
+    its end to the teacher, without its nodes in between, and kept where they are 1 and 2 % nearer then. Distances are sliced.
     switch: a node is left after steps_per_node steps (timer), or once the score difference to it no longer falls, and after so many
     steps at the latest (plateau).
     """

@@ -9,6 +9,7 @@ from disback_ray.algorithms.path import (
     Blend,
     Switch,
     blend_at,
+    comes_nearer,
     geometric_marks,
     leads_somewhere,
     node_marks,
@@ -166,6 +167,9 @@ def test_each_look_at_a_trial_has_to_be_nearer_until_one_is_much_nearer(apart: l
     assert leads_somewhere(apart, gain=0.7, ended=ended) is goes_on
 
 
-def test_without_a_goal_nearer_is_enough_also_at_the_end() -> None:
-    assert leads_somewhere([2.0, 1.9, 1.8], gain=None, ended=True)
-    assert not leads_somewhere([2.0, 1.0, 0.98], gain=None, ended=True)
+@pytest.mark.parametrize(
+    ("apart", "goes_on"),
+    [([2.0, 1.98], True), ([2.0, 1.985], False), ([2.0, 1.9, 1.95], True), ([2.0, 1.9, 1.97], False), ([2.0, math.nan], False)],
+)
+def test_without_a_goal_it_is_a_percent_at_each_look(apart: list[float], goes_on: bool) -> None:
+    assert comes_nearer(apart) is goes_on
