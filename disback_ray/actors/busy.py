@@ -9,7 +9,7 @@ EVERY_SECONDS = 5.0
 
 
 class Busy:
-    """A gauge that Ray's agent on the role's machine exports: the share of the last seconds that the role spent in calls."""
+    """A gauge that Ray's agent exports, where there is ray[default]: the share of the last seconds that the role spent in calls."""
 
     def __init__(self, role: str) -> None:
         self.gauge = Gauge(METRIC, description="Share of the last seconds that a role spent in calls, 0 to 1", tag_keys=("role",))

@@ -39,9 +39,10 @@ def refuse_unfit(
         members = [role for role, _ in bundle.members if role in needed]
         needs = sum(card.needs(needed[role].peak) for role in members)
         if needs > MARGIN * memory:
+            need, they_have = ("needs", "it has") if len(members) == 1 else ("need", "they have")
             raise ConfigError(
-                f"{recipe.name} doesn't fit: {' and '.join(members)} need {decimal(int(needs))} of the {decimal(int(memory))} "
-                f"that they have on a {card.name}: `disback-ray plan` names the settings with which it does"
+                f"{recipe.name} doesn't fit: {' and '.join(members)} {need} {decimal(int(needs))} of the {decimal(int(memory))} "
+                f"that {they_have} on a {card.name}: `disback-ray plan` names the settings with which it does"
             )
 
 
