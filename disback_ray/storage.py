@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as fs
+import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from pyarrow import ArrowException, ArrowInvalid
@@ -33,6 +34,18 @@ NO_ROOM = (
 )
 CLIENTS = ("httpx", "httpcore", "requests")
 """What hf:// goes through; their errors have no base in common with the others'."""
+
+
+def open_parquet(source: Any, *, repeated: Sequence[str]) -> pq.ParquetFile:
+    """A parquet file whose page checksums, if there are any, are verified. source: open, or a buffer's reader.
+
+    repeated: columns that come as dictionaries where they hold text: a text takes its room once, whatever number of rows has it.
+    Raises what DAMAGED_ARROW says.
+    """
+    about = pq.read_metadata(source)
+    there = {about.schema.column(index).path for index in range(len(about.schema))}
+    texts = [name for name in repeated if name in there]
+    return pq.ParquetFile(source, metadata=about, read_dictionary=texts, page_checksum_verification=True)
 
 
 @dataclass(frozen=True)

@@ -44,15 +44,18 @@ ORDER = ("recording", "backtracking")
 
 
 def others() -> list[bytes]:
-    """Parquet files that are whole, and no run's; the last has a million rows that take next to no bytes, and would take a GB."""
+    """Parquet files that are whole, and no run's; one has a million rows that take next to no bytes, and would take a GB."""
     changes: list[dict[str, Any]] = [
         {"stage": ["x"]}, {"step": ["x"]}, {"step": [None]}, {"seconds": [{"a": 1}]}, {"stage": [1]},
         {"fake_loss": ["x"]}, {name: value * 10**6 for name, value in THEIRS.items()},
     ]  # fmt: skip
+    tables = [pa.table(THEIRS | change) for change in changes]
+    tables.append(pa.Table.from_arrays([*pa.table(THEIRS).columns, pa.array([2])], names=[*THEIRS, "step"]))
+    tables.append(pa.table({"step": [1], "seconds": [1.0]}))
     files = []
-    for change in changes:
+    for table in tables:
         sink = io.BytesIO()
-        pq.write_table(pa.table(THEIRS | change), sink)
+        pq.write_table(table, sink)
         files.append(sink.getvalue())
     return files
 

@@ -9,13 +9,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from disback_ray.data.labels import LABELS_FILE, folders_of, hugging_face_names, labels_file, labels_of_json, numbered
 from disback_ray.data.pixels import CorruptImage
-from disback_ray.data.shares import FolderShare, ParquetShare, Share, ZipShare, listed, one_line, open_zip, read_member
+from disback_ray.data.shares import (
+    FolderShare,
+    ParquetShare,
+    Share,
+    ZipShare,
+    listed,
+    one_line,
+    only,
+    open_zip,
+    read_member,
+    refuse_crowd,
+    values,
+)
 from disback_ray.errors import CheckpointError
-from disback_ray.storage import Folder
+from disback_ray.storage import Folder, open_parquet
 
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "png", "image.bytes", "bytes"), ("label", "labels")
@@ -120,7 +131,8 @@ def _of_parquet(where: str, folder: Folder, files: Sequence[str], labelled: bool
     for file in files:
         path = f"{folder.uri}/{file}"
         with folder.open_file(file) as opened, one_line(path):
-            table = pq.ParquetFile(opened)
+            table = open_parquet(opened, repeated=LABEL_COLUMNS)
+            refuse_crowd(table.metadata, size=folder.size(file) or 0)
             column = _image_column(path, table.schema_arrow)
             for group in range(table.metadata.num_row_groups):
                 if table.metadata.row_group(group).total_byte_size > MOST_GROUP:
@@ -129,8 +141,8 @@ def _of_parquet(where: str, folder: Folder, files: Sequence[str], labelled: bool
             count += table.metadata.num_rows
             of_labels = next((name for name in LABEL_COLUMNS if name in table.schema_arrow.names), None)
             labelled = labelled and of_labels is not None
-            if labelled:
-                labels += table.read(columns=[of_labels]).column(0).to_pylist()
+            if labelled and of_labels is not None:
+                labels += values(table.read(columns=[only(table.schema_arrow.names, of_labels)]).column(0))
             named = named or hugging_face_names(table.schema_arrow, of_labels)
         stamps.append(_stamp(folder, file))
     ids, classes = numbered(where, labels, named) if labelled and count else (None, ())
@@ -143,7 +155,7 @@ def _image_column(where: str, schema: pa.Schema) -> str:
         raise CheckpointError(
             f"{where}: no column {' or '.join(IMAGE_COLUMNS[:2])} of images; its columns are {listed(schema.names)}"
         )
-    kind = schema.field(found).type
+    kind = schema.field(only(schema.names, found)).type
     inside = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(inside) or pa.types.is_large_binary(inside)):
         raise CheckpointError(f"{where}: column {found} is {kind}: expected encoded images, as bytes or as {{bytes, path}}")

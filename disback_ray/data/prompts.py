@@ -7,15 +7,15 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from disback_ray.data.shares import listed
+from disback_ray.data.shares import listed, only, refuse_crowd, values
 from disback_ray.errors import CheckpointError, ConfigError
-from disback_ray.storage import DAMAGED_ARROW, Folder
+from disback_ray.storage import DAMAGED_ARROW, Folder, open_parquet
 
 COLUMNS = ("prompt", "caption", "text", "TEXT")
 """Of a parquet file, where no column is named: the first that is there. The last is LAION's."""
 
-MOST_ROWS, MOST_BYTES = 10_000_000, 1 << 28
-"""Of a parquet file's rows and unpacked texts, unless its own size allows for more: a byte a row, a hundredth of the texts."""
+MOST_BYTES = 1 << 28
+"""Of a parquet file's unpacked texts, unless it has a hundredth of that itself."""
 
 Precision = Literal["float32", "float16"]
 
@@ -82,7 +82,7 @@ def _lines(content: bytes, data: PromptsData, where: str) -> list[str]:
 
 def _column(content: bytes, data: PromptsData, where: str) -> list[str]:
     try:
-        found = pq.ParquetFile(io.BytesIO(content))
+        found = open_parquet(io.BytesIO(content), repeated=[data.column] if data.column else COLUMNS)
         there = found.schema_arrow.names
         name = data.column or next((column for column in COLUMNS if column in there), None)
         if name is None or name not in there:
@@ -90,23 +90,21 @@ def _column(content: bytes, data: PromptsData, where: str) -> list[str]:
             if data.column:
                 raise ConfigError(f"data.column: {data.file}: no column {data.column!r}; {has}")
             raise ConfigError(f"{where}: none of the columns {', '.join(COLUMNS)}; {has}")
-        kind = found.schema_arrow.field(name).type
+        kind = found.schema_arrow.field(only(there, name)).type
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind  # as pandas writes categories
         if not any(is_text(plain) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
             raise ConfigError(f"{where}: column {name!r} holds {kind}, not text")
         _refuse_if_large(found.metadata, name, size=len(content), where=where)
-        once = pq.ParquetFile(io.BytesIO(content), read_dictionary=[name]).read(columns=[name]).column(name)
-        return [text for chunk in once.chunks for text in _texts(chunk)]
+        texts = values(found.read(columns=[name]).column(name))
     except DAMAGED_ARROW as error:
         raise ConfigError(f"{where}: no parquet file, or damaged: {str(error).splitlines()[0]}") from None
+    stripped = {text: (text or "").strip() for text in set(texts)}
+    return [stripped[text] for text in texts]
 
 
 def _refuse_if_large(about: pq.FileMetaData, column: str, *, size: int, where: str) -> None:
-    """A small file may say of itself what fills the memory: repeated rows and text are a few bytes there. Raises ConfigError."""
-    if about.num_rows > max(MOST_ROWS, size):
-        raise ConfigError(
-            f"{where}: {about.num_rows:,} rows in {size:,} bytes; at most {MOST_ROWS:,} are read of so small a file"
-        )
+    """A small file may say of itself what fills the memory. Raises ConfigError, and ArrowInvalid."""
+    refuse_crowd(about, size=size)
     unpacked = sum(
         chunk.total_uncompressed_size
         for group in (about.row_group(index) for index in range(about.num_row_groups))
@@ -117,10 +115,3 @@ def _refuse_if_large(about: pq.FileMetaData, column: str, *, size: int, where: s
         raise ConfigError(
             f"{where}: its texts unpack from {size:,} bytes to {unpacked:,}; at most {MOST_BYTES:,} are read of so small a file"
         )
-
-
-def _texts(chunk: pa.DictionaryArray) -> list[str]:
-    """One string for all rows that hold the same text; "" where a row has none."""
-    known = [(text or "").strip() for text in chunk.dictionary.to_pylist()]
-    known.append("")
-    return [known[index] for index in chunk.indices.fill_null(len(known) - 1).to_numpy().tolist()]

@@ -2,16 +2,20 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from disback_ray.data.pixels import MOST_BYTES, CorruptImage
 from disback_ray.errors import CheckpointError
 from disback_ray.storage import DAMAGED_ARROW, Folder
+
+MOST_ROWS = 10_000_000
+"""Of a parquet file, unless it has as many bytes as rows."""
 
 Encoded = tuple[str, bytes | CorruptImage]
 """An image's name, for errors, and its file's bytes, or why they can't be had."""
@@ -96,6 +100,31 @@ def one_line(where: str) -> Iterator[None]:
         yield
     except DAMAGED_ARROW as error:
         raise CheckpointError(f"{where}: not parquet, or damaged: {(str(error).splitlines() or [''])[0][:160]}") from None
+
+
+def refuse_crowd(about: pq.FileMetaData, *, size: int) -> None:
+    """size: of the file, in bytes. A repeated row takes none of them. Raises ArrowInvalid, which one_line() knows."""
+    if about.num_rows > max(MOST_ROWS, size):
+        raise pa.ArrowInvalid(f"{about.num_rows:,} rows in {size:,} bytes; at most {MOST_ROWS:,} are read of so small a file")
+
+
+def only(names: Sequence[str], name: str) -> str:
+    """A column's name. Raises ArrowInvalid where two columns have it."""
+    if names.count(name) > 1:
+        raise pa.ArrowInvalid(f"{names.count(name)} columns are named {name!r:.100}")
+    return name
+
+
+def values(column: pa.ChunkedArray) -> list[Any]:
+    """A column's values; where it is a dictionary, as read_dictionary makes one of text, all rows of a value share one object."""
+    found: list[Any] = []
+    for chunk in column.chunks:
+        if isinstance(chunk, pa.DictionaryArray):
+            known = [*chunk.dictionary.to_pylist(), None]
+            found += [known[index] for index in chunk.indices.fill_null(len(known) - 1).to_numpy().tolist()]
+        else:
+            found += chunk.to_pylist()
+    return found
 
 
 def listed(columns: Iterable[str]) -> str:

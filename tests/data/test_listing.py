@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from disback_ray.data.listing import Listing, listing
+from disback_ray.data.shares import values
 from disback_ray.errors import CheckpointError
 
 PNG = b"never decoded here"
@@ -193,6 +194,14 @@ def test_hugging_face_s_names_of_classes(tmp_path: Path) -> None:
     assert listing(str(tmp_path / "a.parquet"), labelled=True).classes == ("plane", "car", "bird")
 
 
+def test_a_word_that_labels_many_rows_is_kept_once(tmp_path: Path) -> None:
+    """200 MB of words in a few kB."""
+    file = parquet(tmp_path / "a.parquet", label=["b" * 200_000] * 1000 + ["c", None])
+    assert Path(file).stat().st_size < 50_000
+    found = values(pq.ParquetFile(file, read_dictionary=["label"]).read().column(0))
+    assert (len(found), len({id(label) for label in found}), found[-2:]) == (1002, 3, ["c", None])
+
+
 def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
     assert "no column image or img of images; its columns are x, y" in refusal(parquet(tmp_path / "a.parquet", x=[1], y=[2]))
     assert "its columns are a b" in refusal(parquet(tmp_path / "n.parquet", **{"a\nb": [1]}))
@@ -200,5 +209,9 @@ def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
     assert "has no labels" in refusal(parquet(tmp_path / "c.parquet", image=[b"x"]))
     assert "a label is -1" in refusal(parquet(tmp_path / "d.parquet", image=[b"x"], label=[-1]))
     assert "holds no images" in refusal(parquet(tmp_path / "e.parquet", image=pa.array([], pa.binary())), labelled=False)
+    for names in (["image", "image", "label"], ["image", "label", "label"]):
+        columns = [pa.array([b"x"]) if name == "image" else pa.array([0]) for name in names]
+        pq.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / "g.parquet")
+        assert f"2 columns are named {names[1]!r}" in refusal(str(tmp_path / "g.parquet"))
     nothing = parquet(tmp_path / "f.parquet", image=pa.array([], pa.binary()), label=pa.array([], pa.int64()))
     assert "holds no images" in refusal(nothing)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from disback_ray.data import prompts
+from disback_ray.data import prompts, shares
 from disback_ray.data.prompts import PromptsData, read_prompts
 from disback_ray.errors import ConfigError
 
@@ -77,7 +77,8 @@ def test_no_file_and_no_parquet(tmp_path: Path) -> None:
         read_prompts(PromptsData(str(tmp_path / "none.txt")))
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"prompt": pa.array([b"\xff"]).cast(pa.string(), safe=False)}), tmp_path / "not-utf-8.parquet")
-    for name in ("damaged", "not-utf-8"):
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "twice.parquet")
+    for name in ("damaged", "not-utf-8", "twice"):
         with pytest.raises(ConfigError, match="no parquet file, or damaged"):
             read_prompts(PromptsData(str(tmp_path / f"{name}.parquet")))
 
@@ -99,7 +100,7 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path: Path, monkeypatc
     assert size < 25_000
     monkeypatch.setattr(prompts, "MOST_BYTES", 90_000)
     assert len(read_prompts(PromptsData(file))) == 500, "its own size allows for a hundred times as much"
-    monkeypatch.setattr(prompts, "MOST_ROWS", 400)
+    monkeypatch.setattr(shares, "MOST_ROWS", 400)
     assert len(read_prompts(PromptsData(file))) == 500
     long = str(tmp_path / "long.parquet")
     pq.write_table(pa.table({"prompt": ["a" * 1_000_000]}), long, compression="zstd")
