@@ -222,8 +222,10 @@ def _produce(
                 production.summary.status = "failed"
             if not lock.is_lost():
                 production.metrics.flush()
-                production.save_summary()
-                _report(production)
+                try:
+                    _report(production)
+                finally:  # last: by it the run is complete, and whoever is killed before goes on and writes the report again
+                    production.save_summary()
     return RunResult(folder, read_summary(folder), trust_modules=True)
 
 

@@ -154,10 +154,12 @@ KILLS = ("manifest.json", "fake_score.safetensors", "node-2.json", "node-3.json"
 
 
 def test_killed_after_a_write_it_ends_the_same(tiny: Any, ring8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, left = tmp_path / "run", {}
+    out, left, finished = tmp_path / "run", {}, []
     write = Folder.write
 
     def snapshot(self: Folder, name: str, data: bytes) -> None:
+        if self.uri == str(out) and name == "summary.json" and b'"complete"' in data:
+            finished.append((out / "report.html").exists())
         write(self, name, data)
         if self.uri.startswith(str(out)) and name in KILLS:
             left[f"{len(left)} {self.uri}/{name}"] = shutil.copytree(out, tmp_path / f"killed-{len(left)}")
@@ -167,6 +169,7 @@ def test_killed_after_a_write_it_ends_the_same(tiny: Any, ring8: Path, tmp_path:
         tiny.run("ring8", out)
     tiny.assert_equal(out, ring8, pictures=False)
     assert len(left) == 12
+    assert finished == [True], "a complete run isn't gone on with: its report has to be there before"
     for moment, folder in left.items():
         assert tiny.summary(folder)["status"] == "running"
         (folder / "metrics.parquet.partial").write_bytes(b"half of")
