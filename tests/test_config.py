@@ -1,5 +1,6 @@
 """recipe.yaml and cluster.yaml: what is read, and the one line that is said where something is wrong."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -300,6 +301,9 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, said: str) -> 
 def test_a_file_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
     assert refusal(recipe=str(tmp_path)) == f"{tmp_path}: Is a directory"
     assert refusal(recipe=str(tmp_path / "no.yaml")) == f"{tmp_path / 'no.yaml'}: No such file or directory"
+    (tmp_path / "endless.yaml").touch()
+    os.truncate(tmp_path / "endless.yaml", 1 << 40)  # holes: no memory has room for it
+    assert "larger than 1 MiB" in refusal(recipe=str(tmp_path / "endless.yaml"))
 
 
 def test_names_that_are_not_shipped() -> None:

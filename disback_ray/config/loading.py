@@ -96,7 +96,8 @@ def _text(name: str, *, folder: Literal["recipes", "clusters"]) -> str:
             f"unknown {folder[:-1]} {name!r}{nearest(name, known)}; shipped: {', '.join(known)}; or name a .yaml file"
         )
     try:
-        return Path(name).expanduser().read_text("utf-8")
+        with Path(name).expanduser().open(encoding="utf-8") as file:
+            return file.read(limited_yaml.MOST_BYTES + 1)  # one more than is allowed, which tells
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise ConfigError(f"{name}: {reason}") from None
