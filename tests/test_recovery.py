@@ -432,13 +432,13 @@ def test_too_little_gpu_memory_is_told_with_the_plan_s_figure(
 def test_too_many_skipped_steps_are_no_bad_batch() -> None:
     summary = Summary("ring8", 0)
     nan = [NonFiniteError("NaN", {"stage": "recording", "step": step}) for step in (3, *range(100, 110), 103, 110, 250)]
-    assert [skip(summary, "recording", error) for error in nan[:11]] == [3, *range(100, 110)]
+    assert [skip(summary, "recording", error, keyed="recording") for error in nan[:11]] == [3, *range(100, 110)]
     for error in (nan[11], NonFiniteError("NaN", {"step": "x"}), NonFiniteError("NaN", {"stage": "backtracking", "step": 1})):
         with pytest.raises(NonFiniteError, match=r"^NaN$"):
-            skip(summary, "recording", error)
+            skip(summary, "recording", error, keyed="recording")
     with pytest.raises(NonFiniteError, match="10 of the 100 steps before were skipped"):
-        skip(summary, "recording", nan[12])
-    assert skip(summary, "recording", nan[13]) == 250, "those of long ago don't count"
+        skip(summary, "recording", nan[12], keyed="recording")
+    assert skip(summary, "recording", nan[13], keyed="recording") == 250, "those of long ago don't count"
 
 
 # -- over actors --
