@@ -193,10 +193,11 @@ class Rehearsal:
         if self._kept_trial():
             return
         later = newest_checkpoint(self.production.folder, backtracking.STAGE)
-        wrong = self._wrong_node(later)
-        if wrong is None and (later or self._has_last_row()):
+        wrong, recorded = self._wrong_node(later), self._recorded()
+        half_way = 0 < recorded < self.recipe.recording.steps  # killed there; maybe while a node was recorded again
+        if wrong is None and not half_way and (later or recorded == self.recipe.recording.steps):
             return
-        before = self.marks[wrong - 1] if wrong else None
+        before = min([*([self.marks[wrong - 1]] if wrong else []), *([recorded + 1] if half_way else [])], default=None)
         found = newest_checkpoint(self.production.folder, degradation.STAGE, before=before, refuse=self.production.say)
         start = found.step if found else 0
         self._enter(degradation.STAGE, found, node=0, order=(degradation.STAGE,))  # what came after it stays
@@ -495,10 +496,9 @@ class Rehearsal:
                 return node
         return None
 
-    def _has_last_row(self) -> bool:
-        """Of recording: a kill may leave the last node without it."""
-        steps = self.recipe.recording.steps
-        return not steps or any((r["stage"], r["step"]) == (degradation.STAGE, steps) for r in self.production.metrics.rows)
+    def _recorded(self) -> int:
+        """The last step of recording that has a row; 0 where there is none, or they were lost."""
+        return max((row["step"] for row in self.production.metrics.rows if row["stage"] == degradation.STAGE), default=0)
 
     def _batches(self, stage: str, step: int) -> Sequence[Batch]:
         return micro_batches(Batch(self.seed, stage, step, 0, self.recipe.batch), self.recipe.micro_batches)

@@ -186,6 +186,20 @@ def test_a_node_is_left_by_what_was_seen_of_it(tiny: Any, tmp_path: Path, killed
     assert tiny.run("ring8", tmp_path / "poorer", *PLAIN, *PLATEAU).summary["digest"] == whole.summary["digest"]
 
 
+def test_killed_again_while_a_damaged_node_is_recorded_again(
+    ring8: Path, tiny: Any, tmp_path: Path, killed: Callable[..., None]
+) -> None:
+    """No row of the recording is missed, though the node is whole again and a checkpoint of its end is there."""
+    out = tmp_path / "run"
+    killed(out, [("backtracking", 6)], *PLAIN)
+    node = out / "path/node-1.safetensors"
+    node.write_bytes(node.read_bytes()[:-20])
+    killed(out, [("recording", 5)], *PLAIN)
+    tiny.run("ring8", out, *PLAIN)
+    assert tiny.rows(out) == tiny.rows(ring8)
+    assert tiny.summary(out)["digest"] == tiny.summary(ring8)["digest"]
+
+
 def test_nodes_stored_smaller_are_what_everybody_reads(
     ring8: Path, tiny: Any, tmp_path: Path, killed: Callable[..., None]
 ) -> None:

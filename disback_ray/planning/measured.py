@@ -8,7 +8,7 @@ from disback_ray import limited_yaml
 from disback_ray.config import ClusterConfig, Recipe
 from disback_ray.errors import CheckpointError, DisbackError
 from disback_ray.limited_yaml import NotYaml
-from disback_ray.run_folder import CONFIG, SUMMARY
+from disback_ray.run_folder import CONFIG, SUMMARY, read_summary
 from disback_ray.storage import Folder
 
 LEAST_STEPS = 5
@@ -45,7 +45,7 @@ def _read(folder: Folder, ours: dict[str, Any]) -> Measured | None:
     try:
         if not (folder.has(CONFIG) and folder.has(SUMMARY)):
             return None
-        theirs, devices = limited_yaml.load(folder.read(CONFIG)), folder.read_json(SUMMARY).get("devices") or {}
+        theirs, devices = limited_yaml.load(folder.read(CONFIG)), read_summary(folder).get("devices") or {}
     except (CheckpointError, NotYaml):
         return None  # somebody else's, or half written
     if devices.get("steps", 0) < LEAST_STEPS or not isinstance(theirs, dict) or timed(theirs) != timed(ours):
