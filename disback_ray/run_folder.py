@@ -22,7 +22,7 @@ from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.evaluation.looks import SIGMAS
 from disback_ray.limited_yaml import NotYaml
 from disback_ray.run_lock import LOCK, refuse_if_held
-from disback_ray.storage import DAMAGED_ARROW, Folder, open_parquet
+from disback_ray.storage import DAMAGED_ARROW, Folder, only, open_parquet
 from disback_ray.summary_check import problem_of
 from disback_ray.teachers.saved import is_saved, proof_of
 
@@ -310,11 +310,10 @@ class Metrics:
         found = open_parquet(io.BytesIO(data), repeated=["stage"])
         if found.metadata.num_rows > len(data):  # the seconds of each row are others
             raise pa.ArrowInvalid(f"{found.metadata.num_rows:,} rows in {len(data):,} bytes")
-        names = [name for name in self.schema.names if name in found.schema_arrow.names]
+        there = found.schema_arrow.names
+        names = [only(there, name) for name in self.schema.names if name in there]
         if not {"stage", "step", "seconds"} <= set(names):
             raise pa.ArrowInvalid("its columns are not a run's")
-        if any(found.schema_arrow.names.count(name) > 1 for name in names):
-            raise pa.ArrowInvalid("two of its columns have one name")
         table = found.read(columns=names)
         if not set(table.column("stage").unique().to_pylist()) <= set(STAGES):
             raise pa.ArrowInvalid("its stages are not a run's")

@@ -48,6 +48,13 @@ def open_parquet(source: Any, *, repeated: Sequence[str]) -> pq.ParquetFile:
     return pq.ParquetFile(source, metadata=about, read_dictionary=texts, page_checksum_verification=True)
 
 
+def only(names: Sequence[str], name: str) -> str:
+    """A column's name. Raises ArrowInvalid where two columns have it."""
+    if names.count(name) > 1:
+        raise pa.ArrowInvalid(f"{names.count(name)} columns are named {name!r:.100}")
+    return name
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder of any storage that pyarrow reaches (a path, file://, s3://, gs://, hdfs://); it need not exist yet."""

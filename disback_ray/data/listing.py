@@ -19,14 +19,13 @@ from disback_ray.data.shares import (
     ZipShare,
     listed,
     one_line,
-    only,
     open_zip,
     read_member,
     refuse_crowd,
     values,
 )
 from disback_ray.errors import CheckpointError
-from disback_ray.storage import Folder, open_parquet
+from disback_ray.storage import Folder, only, open_parquet
 
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "png", "image.bytes", "bytes"), ("label", "labels")

@@ -7,9 +7,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from disback_ray.data.shares import listed, only, refuse_crowd, values
+from disback_ray.data.shares import listed, refuse_crowd, values
 from disback_ray.errors import CheckpointError, ConfigError
-from disback_ray.storage import DAMAGED_ARROW, Folder, open_parquet
+from disback_ray.storage import DAMAGED_ARROW, Folder, only, open_parquet
 
 COLUMNS = ("prompt", "caption", "text", "TEXT")
 """Of a parquet file, where no column is named: the first that is there. The last is LAION's."""

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -106,13 +106,6 @@ def refuse_crowd(about: pq.FileMetaData, *, size: int) -> None:
     """size: of the file, in bytes. A repeated row takes none of them. Raises ArrowInvalid, which one_line() knows."""
     if about.num_rows > max(MOST_ROWS, size):
         raise pa.ArrowInvalid(f"{about.num_rows:,} rows in {size:,} bytes; at most {MOST_ROWS:,} are read of so small a file")
-
-
-def only(names: Sequence[str], name: str) -> str:
-    """A column's name. Raises ArrowInvalid where two columns have it."""
-    if names.count(name) > 1:
-        raise pa.ArrowInvalid(f"{names.count(name)} columns are named {name!r:.100}")
-    return name
 
 
 def values(column: pa.ChunkedArray) -> list[Any]:

@@ -1,7 +1,7 @@
 """What a plan says of footprints that are given: who fits, who holds the others up, and what would help."""
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from disback_ray.planning.meter import Held
 from disback_ray.planning.plan import Plan, make
 from disback_ray.planning.planner import Planner
 from disback_ray.planning.ranked import of_each_rank
-from disback_ray.run_folder import write_config
+from disback_ray.run_folder import Summary, write_config
 from disback_ray.storage import Folder
 
 FLOPS = {"teacher": 1.0, "path_node": 1.0, "fake_score": 4.0, "generator": 3.0}
@@ -157,10 +157,16 @@ def test_the_log_of_inputs_keeps_to_its_budget() -> None:
 def test_times_of_an_earlier_run_count_where_it_computed_the_same(tmp_path: Path) -> None:
     cluster, recipe = load_cluster("four-3090"), load_recipe("digits")
     calls = {name: {"score": {"calls": 20, "seconds": 30.0}, "fit": {"calls": 20, "seconds": 10.0}} for name in FLOPS}
-    devices = {"steps": 20, "calls": calls | {"teacher/1": calls["teacher"]}}
+    devices = {
+        "steps": 20,
+        "calls": calls | {"teacher/1": calls["teacher"]},
+        "busy": {},
+        "bottleneck": "",
+        "wire": {"bytes_per_sample": 1.0},
+    }
     run = Folder.at(tmp_path / "runs") / "mine"
     write_config(run, recipe.model_copy(update={"checkpoint_every": 3}), cluster, seed=5)
-    run.write_json("summary.json", {"devices": devices})
+    run.write_json("summary.json", asdict(Summary("digits", 5)) | {"devices": devices})
     (tmp_path / "runs" / "else").mkdir()
     (tmp_path / "runs" / "else" / "config.yaml").write_text("a: [")
     storage = str(tmp_path / "runs")
