@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -542,6 +543,7 @@ def test_a_private_ray(tiny: Any, ring8: Path, tmp_path: Path, processes: Any) -
     printed = complete(running, tiny)
     tiny.assert_equal(out, ring8)
     assert not processes.left_of(started)
+    assert stat.filemode((tmp_path / ".ray/auth_token").stat().st_mode) == "-rw-------"
     token = (tmp_path / ".ray/auth_token").read_bytes().strip()
     written = [file for folder in (out, Path(short)) for file in folder.rglob("*") if file.is_file()]
     assert len(token) > 20

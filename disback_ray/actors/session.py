@@ -91,9 +91,16 @@ def _start_private(modules: Sequence[str]) -> None:
 
 
 def begin_private(**options: Any) -> None:
-    """A cluster of this process's own, without Ray's dashboard. options: more of ray.init's."""
+    """A cluster of this process's own, without Ray's dashboard. options: more of ray.init's.
+
+    Where Ray makes the user's first token for it, nobody else on this machine may read that.
+    """
+    token = Path.home() / ".ray" / "auth_token"
+    made_before = token.exists()
     with _loopback(), _set(PRIVATE):
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options)
+    if token.exists() and not made_before:
+        token.chmod(0o600)  # Ray leaves it to the umask
 
 
 @contextmanager
