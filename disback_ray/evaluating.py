@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluation.clip_score import ClipScore
 from disback_ray.evaluation.extractors import ExtractorSpec, as_pixels
 from disback_ray.evaluation.image_figures import ImageFigures, measure
-from disback_ray.evaluation.kinds import Origin
+from disback_ray.evaluation.kinds import Origin, require_same_kind, require_same_resolution
 from disback_ray.evaluation.moments import require
 from disback_ray.evaluation.point_measures import PointMeasures
 from disback_ray.evaluation.statistics import (
@@ -83,7 +83,7 @@ def statistics_of(
         if extractor.kind.dimensions:
             require(n, extractor.kind.dimensions)
         images = ModelImages(model, name=where, seed=source.seed)
-        found = tally(images.parts(n), extractor, keep=keep)
+        found = tally(_fitting(images.parts(n), where, reference), extractor, keep=keep)
         return found.statistics(f"{where}, seed {source.seed}", images.sha256, drawn=model.drawn, reference=reference)
     if where == DIGITS and not Path(DIGITS).exists():
         return _digits(extractor, source.n, keep, reference)
@@ -129,6 +129,9 @@ def evaluate(
         return measure(
             [_told(read_statistics(fetch(where, key="samples")), where)], _agreed(known, None, assumed), seed=source.seed
         )
+    if known.kind is not None:  # now, and not once all samples are drawn; how many features pixels are is only known then
+        ours = replace(extractor.kind, dimensions=extractor.kind.dimensions or known.kind.dimensions)
+        require_same_kind(ours, known.kind, name=known.origin.name)
     made = _blocks(where, extractor, source, blocks, say, known.origin)
     first = next(made)
     return measure([first, *made], _agreed(known, first, assumed), seed=source.seed)
@@ -157,7 +160,7 @@ def evaluate_prompts(
     else:
         extractor = spec.build(cache=cache)
         known = _reference(reference, extractor, None, cache, source, say)
-        gathered = tally(images.parts(), extractor)
+        gathered = tally(_fitting(images.parts(), where, known.origin), extractor)
         samples = gathered.statistics(name, images.sha256, drawn=model.drawn, reference=known.origin)
         found = measure([samples], _agreed(known, samples, False), seed=source.seed)
     found = replace(found, of={"prompts": images.prompts_sha256})
@@ -188,6 +191,14 @@ def _reference(where: str, extractor: Extracts, sha256: str | None, cache: Folde
     if sha256 is not None:
         raise ConfigError(f"--reference-sha256: is for a file of statistics; {where} is none")
     return statistics_of(where, extractor, replace(source, n=None, seed=0), say=say)
+
+
+def _fitting(parts: Iterable[list[np.ndarray]], name: str, reference: Origin | None) -> Iterator[list[np.ndarray]]:
+    """A model's images. Raises ConfigError where the first ones are of another resolution than the reference, before the rest is drawn."""
+    for images in parts:
+        if reference is not None:
+            require_same_resolution(Origin(name, "", None, images[0].shape[:2]), reference)
+        yield images
 
 
 def _agreed(reference: Statistics, samples: Statistics | None, assumed: bool) -> Statistics:

@@ -182,6 +182,11 @@ class RunResult:
         """Loaded for the first prompts, and kept for more: of thirty thousand a few hundred are asked for at a time."""
         return encoders_of(self.text_network)
 
+    @cached_property
+    def _generator(self) -> tuple[GeneratorSpec, nn.Module]:
+        """Loaded for the first samples, and kept for more, in the same way."""
+        return self.generator()
+
     def _settings(self) -> dict[str, Any]:
         if not (self.folder / "generator").has(SETTINGS):
             raise CheckpointError(
@@ -206,7 +211,7 @@ class RunResult:
         Raises CheckpointError where the generator is missing, damaged, or a module that isn't trusted, ConfigError where n, the
         labels or the prompts don't fit it.
         """
-        spec, network = self.generator()
+        spec, network = self._generator
         device, text = best_device(), text_network_of(spec)
         with hearing(network, text, prompts, encoders=lambda: self._encoders) as number:
             wanted = _wanted(n, spec.shape, labels, spec.classes if number is None else number)
@@ -214,7 +219,7 @@ class RunResult:
         return as_images(drawn, text)
 
     def generator(self) -> tuple[GeneratorSpec, nn.Module]:
-        """G(z, class ids) with the averaged weights, in `eval` mode, and its settings.
+        """G(z, class ids) with the averaged weights, in `eval` mode, and its settings: read anew at each call, and the caller's own.
 
         Raises CheckpointError where it is missing, damaged, or a module that isn't trusted.
         """

@@ -18,6 +18,7 @@ from disback_ray.evaluation.image_figures import measure
 from disback_ray.evaluation.kinds import FeatureKind
 from disback_ray.evaluation.statistics import read_statistics, save_statistics
 from disback_ray.fetching import fetch
+from disback_ray.result import RunResult
 from disback_ray.storage import Folder
 
 Command = Callable[..., Any]
@@ -226,6 +227,29 @@ def test_pixels_of_another_resolution_are_said_to_be_that(
         (str(digits), ("--n", "50")),
     ):
         assert larger in command("evaluate", what, "--reference", str(photos["a"]), *PIXELS, *more).complaint
+
+
+def test_what_does_not_compare_is_said_before_a_model_has_drawn_it_all(
+    command: Command, photos: dict[str, Path], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    generate = RunResult.generate
+
+    def counted(run: RunResult, n: int, **options: Any) -> Any:
+        drawn.append(n)
+        return generate(run, n, **options)
+
+    monkeypatch.setattr(RunResult, "generate", counted)
+    other_size, other_kind = tmp_path / "size.npz", tmp_path / "kind.npz"
+    assert command("statistics", str(photos["b"]), "--out", str(other_size), *PIXELS).status == 0
+    assert command("statistics", "digits", "--out", str(other_kind), *PIXELS).status == 0
+    found = command("evaluate", str(digits), "--n", "5000", "--reference", str(other_size), *PIXELS)
+    assert "statistics of 4 × 4 pixels, and the samples have 8 × 8" in found.complaint
+    assert sum(drawn) < 100
+    drawn.clear()
+    found = command("evaluate", str(digits), "--n", "5000", "--reference", str(other_kind), "--extractor", "digits")
+    assert "of another kind: its extractor is pixels, here digits" in found.complaint
+    assert not drawn
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 import disback_ray
-from disback_ray import RunResult, load_run, storage
+from disback_ray import RunResult, load_run, result, storage
 from disback_ray.algorithms.records import Drawn
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.errors import CheckpointError, ConfigError
@@ -69,6 +69,25 @@ def test_the_same_seed_gives_the_same_samples_however_many(ring8: Path) -> None:
     run = load_run(ring8)
     torch.testing.assert_close(run.generate(3, seed=5), run.generate(40, seed=5)[:3])
     assert not torch.isclose(run.generate(3, seed=5), run.generate(3, seed=6)).any()
+
+
+def test_a_generator_is_read_once_for_many_parts(ring8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty thousand samples are drawn some hundred at a time."""
+    read: list[Any] = []
+    load = result.load_generator
+
+    def counted(*given: Any, **options: Any) -> Any:
+        read.append(given)
+        return load(*given, **options)
+
+    monkeypatch.setattr(result, "load_generator", counted)
+    run = load_run(ring8)
+    parts = [run.generate(5, seed=3, first=first) for first in (0, 5, 10)]
+    assert len(read) == 1
+    assert torch.equal(torch.cat(parts), load_run(ring8).generate(15, seed=3))
+    for weight in run.generator()[1].parameters():
+        torch.nn.init.zeros_(weight)  # it is the caller's own
+    assert torch.equal(run.generate(5, seed=3), parts[0])
 
 
 def test_labels_decide_what_is_drawn(digits: Path) -> None:
