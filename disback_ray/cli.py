@@ -151,7 +151,8 @@ def sample(
     debug: Debug = False,
 ) -> None:
     """Draw samples from a run's generator in one step, or from a teacher as its owners do."""
-    from disback_ray.result import load_model, save_samples
+    from disback_ray.any_model import load_model
+    from disback_ray.model import save_samples
 
     if not out.endswith((".png", ".npz")):
         raise ConfigError(f"--out {out}: name a .png or an .npz file")
@@ -266,9 +267,10 @@ def study(
     debug: Debug = False,
 ) -> None:
     """Which of two models do people prefer? Writes a page of blinded, shuffled pairs; `--score` counts what they answered."""
-    from disback_ray.result import is_teacher, load_model
+    from disback_ray.any_model import load_model
     from disback_ray.storage import Folder
     from disback_ray.study import making
+    from disback_ray.teacher_model import is_teacher
 
     if score and not runs and prompts is None and steps is None and guidance is None:
         print(making.score_files(Folder.at(out), score))

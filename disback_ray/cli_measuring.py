@@ -63,9 +63,10 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure samples against a reference: Fréchet distance (FID), kernel distance (KID), precision and recall; points by their own."""
-    from disback_ray.evaluating import Source, evaluate_points, evaluate_prompts
     from disback_ray.evaluating import evaluate as measure
+    from disback_ray.evaluating import evaluate_points, evaluate_prompts
     from disback_ray.evaluation.image_figures import ImageFigures, differences, drawn_otherwise
+    from disback_ray.image_statistics import Source
     from disback_ray.storage import Folder
 
     earlier = None if against is None else ImageFigures.from_json(_read_json(against), name=against)
@@ -113,7 +114,7 @@ def statistics(
     debug: Debug = False,
 ) -> None:
     """Make reference statistics of images, or of a teacher's own samples, for `evaluate --reference`."""
-    from disback_ray.evaluating import Source, make_statistics
+    from disback_ray.image_statistics import Source, make_statistics
     from disback_ray.storage import Folder
 
     built = _spec(extractor, weights, sha256, mode).build(cache=None if cache is None else Folder.at(cache))

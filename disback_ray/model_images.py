@@ -12,7 +12,7 @@ from torch import Tensor
 from disback_ray.algorithms.sampling import classes_evenly
 from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.evaluation.extractors import as_pixels
-from disback_ray.result import Model
+from disback_ray.model import Model
 
 FIRST_PART = 16
 NUMBERS = 1 << 24

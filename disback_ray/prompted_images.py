@@ -12,9 +12,9 @@ from disback_ray.data.prompts import Prompts, PromptsData, read_prompts
 from disback_ray.errors import ConfigError
 from disback_ray.evaluation.clip_score import ClipScore
 from disback_ray.evaluation.extractors import as_pixels
+from disback_ray.model import Model
 from disback_ray.model_images import checked_images, drawn_by_parts
 from disback_ray.prompting import check_heard
-from disback_ray.result import Model
 
 
 class PromptedImages:

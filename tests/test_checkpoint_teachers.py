@@ -16,14 +16,15 @@ from torch import Tensor
 import disback_ray
 from disback_ray.algorithms.records import Drawn
 from disback_ray.algorithms.sampling import classes_evenly, draw_in_chunks, heun
+from disback_ray.any_model import load_model
 from disback_ray.cli import main
 from disback_ray.config import ClusterConfig, Recipe, load_recipe, parse
 from disback_ray.errors import CheckpointError, ConfigError, DisbackError, RunFolderError
 from disback_ray.inspection import inspect
 from disback_ray.networks.consistency_unet import ConsistencyUNet
 from disback_ray.networks.edm import build_edm
-from disback_ray.result import load_model, load_teacher
 from disback_ray.storage import Folder
+from disback_ray.teacher_model import load_teacher
 from disback_ray.teachers.checkpoint import Expected, import_teacher, read_teacher
 from disback_ray.teachers.consistency import read_consistency_checkpoint
 from disback_ray.teachers.drawing import draw_from_teacher

@@ -13,11 +13,11 @@ import pytest
 
 from disback_ray.data.image_files import ImageFiles
 from disback_ray.errors import CheckpointError, ConfigError
-from disback_ray.evaluating import Source, statistics_of
 from disback_ray.evaluation.image_figures import measure
 from disback_ray.evaluation.kinds import FeatureKind
 from disback_ray.evaluation.statistics import read_statistics, save_statistics
 from disback_ray.fetching import fetch
+from disback_ray.image_statistics import Source, statistics_of
 from disback_ray.result import RunResult
 from disback_ray.storage import Folder
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from disback_ray import model_images, prompting
+from disback_ray.any_model import load_model
 from disback_ray.errors import ConfigError
-from disback_ray.evaluating import Source, evaluate_prompts
+from disback_ray.evaluating import evaluate_prompts
 from disback_ray.evaluation.extractors import ExtractorSpec, as_pixels
 from disback_ray.hugging_face import transformers
+from disback_ray.image_statistics import Source
 from disback_ray.model_images import PART
-from disback_ray.result import load_model
 from disback_ray.storage import digest
 from disback_ray.teachers.prompt_encoding import load_encoders
 from disback_ray.tiny_pipelines import write_pipeline
@@ -94,7 +95,7 @@ def test_a_prompt_that_is_too_long_is_named_by_its_line_before_any_is_drawn(
     pipeline: Path, clip: Path, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the first part of images, too."""
-    monkeypatch.delattr("disback_ray.result.TeacherModel.generate")
+    monkeypatch.delattr("disback_ray.teacher_model.TeacherModel.generate")
     file = tmp_path / "prompts.txt"
     file.write_text("the cat\n" * PART + "a" * 80)
     said = command("evaluate", str(pipeline), "--prompts", str(file), "--clip", str(clip))

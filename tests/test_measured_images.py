@@ -11,8 +11,9 @@ import pytest
 from disback_ray import run
 from disback_ray.config import ClusterConfig, load_recipe
 from disback_ray.errors import ConfigError
-from disback_ray.evaluating import Source, evaluate, make_statistics
+from disback_ray.evaluating import evaluate
 from disback_ray.evaluation.extractors import ExtractorSpec
+from disback_ray.image_statistics import Source, make_statistics
 
 SAMPLES = 8 * 8 * 3 + 40
 PIXELS = ExtractorSpec("pixels")

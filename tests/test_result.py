@@ -15,8 +15,8 @@ from disback_ray import RunResult, load_run, result, storage
 from disback_ray.algorithms.records import Drawn
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.model import save_samples
 from disback_ray.networks.spec import GeneratorSpec
-from disback_ray.result import save_samples
 
 
 def test_a_run_s_figures_and_files(tiny: Any, ring8: Path) -> None:

@@ -14,10 +14,10 @@ import yaml
 
 import disback_ray
 from disback_ray import teaching
+from disback_ray.any_model import load_model
 from disback_ray.config.teacher_job import multipliers_for
 from disback_ray.errors import CheckpointError, ConfigError, DisbackError, RunFolderError
 from disback_ray.progress import Silent
-from disback_ray.result import load_model
 from disback_ray.storage import Folder
 from disback_ray.teachers.training import saved_every
 from disback_ray.teaching import TrainedTeacher, train_teacher

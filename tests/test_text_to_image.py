@@ -23,12 +23,12 @@ from disback_ray.actors.frozen_score import SCORE_TAG
 from disback_ray.actors.parts import Places, parts
 from disback_ray.algorithms.noise import Batch, add_noise
 from disback_ray.algorithms.records import Drawn, Probe, Sample
+from disback_ray.any_model import load_model
 from disback_ray.config import ClusterConfig, load_recipe
 from disback_ray.exports.export import export
 from disback_ray.hugging_face import diffusers
 from disback_ray.inspection import inspect
 from disback_ray.pictures import image_grid
-from disback_ray.result import load_model
 from disback_ray.storage import Folder
 from disback_ray.teachers.drawing import draw_from_teacher
 from disback_ray.tiny import tiny_overrides

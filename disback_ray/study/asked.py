@@ -9,10 +9,10 @@ from torch import Tensor
 from disback_ray.algorithms.sampling import classes_evenly
 from disback_ray.data.prompts import Prompts, PromptsData, read_prompts
 from disback_ray.errors import ConfigError
+from disback_ray.model import Model
 from disback_ray.model_images import drawn_by_parts
 from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.prompting import check_heard, texts_of
-from disback_ray.result import Model
 
 PAIRS, LEAST = 50, 2
 

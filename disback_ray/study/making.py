@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.model import Model
 from disback_ray.pictures import image_grid
-from disback_ray.result import Model
 from disback_ray.storage import Folder
 from disback_ray.study.asked import ask
 from disback_ray.study.page import render

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from disback_ray import model_images
 from disback_ray.errors import ConfigError
+from disback_ray.model import Model
 from disback_ray.pictures import image_grid
-from disback_ray.result import Model
 from disback_ray.storage import Folder
 from disback_ray.study import asked
 from disback_ray.study.making import make
