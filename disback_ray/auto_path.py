@@ -68,6 +68,13 @@ def keyed(stage: str) -> str:
     return backtracking.STAGE if stage in (backtracking.TRIAL, backtracking.WARM) else stage
 
 
+def kept_stage(trial: Mapping[str, Any]) -> str | None:
+    """The stage of the steps that Algorithm 2 goes on from with the teacher as its target, if there is one. trial: of a run's summary."""
+    if trial.get("path") is False:
+        return backtracking.TRIAL
+    return backtracking.WARM if trial.get("warm", {}).get("path") is False else None
+
+
 def undone_stages(trial: Mapping[str, Any]) -> list[str]:
     """trial: of a run's summary."""
     return [

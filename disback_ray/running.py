@@ -16,7 +16,7 @@ from disback_ray.nonfinite import write_keys
 from disback_ray.one_teacher import train_once
 from disback_ray.production import Production, Stopped, check_networks, modules_of, student_folder, teacher_folder, teacher_plan
 from disback_ray.progress import OnConsole, Silent, Watcher
-from disback_ray.rehearsal import Rehearsal
+from disback_ray.rehearsal import Crew, backtrack, evaluate, look_at_the_start, record, try_warm, try_without
 from disback_ray.report import render
 from disback_ray.result import RunResult
 from disback_ray.run_folder import (
@@ -187,22 +187,22 @@ def _produce(
                     watch.stage("loading the text encoders")
                     stage.encode_prompts(production, network)
             with production.stage("casting"):
-                rehearsal = Rehearsal(production, stage.cast(production))
+                crew = Crew.of(production, stage.cast(production))
                 production.save_summary()  # where each role runs
             with production.stage("measuring"):
-                rehearsal.look_at_the_start()
+                look_at_the_start(crew)
             if recipe.path != "fixed":
                 with production.stage("trial"):
-                    rehearsal.try_without()
+                    try_without(crew)
             with production.stage("recording"):
-                rehearsal.record()
+                record(crew)
             if recipe.path != "fixed":
                 with production.stage("warm"):
-                    rehearsal.try_warm()
+                    try_warm(crew)
             with production.stage("backtracking"):
-                rehearsal.backtrack()
+                backtrack(crew)
             with production.stage("evaluation"):
-                rehearsal.evaluate()
+                evaluate(crew)
             production.summary.status = "complete"
         except (Stopped, KeyboardInterrupt):
             production.summary.status = "interrupted"

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from disback_ray import pictures, rehearsal, running, theatre
+from disback_ray import pictures, running, theatre
 from disback_ray.actors import parts
 from disback_ray.actors.fake_score import FakeScore
 from disback_ray.algorithms.records import Sample
@@ -25,7 +25,8 @@ from disback_ray.errors import NonFiniteError
 from disback_ray.interruption import LATER, NOW
 from disback_ray.nonfinite import NONFINITE, skip
 from disback_ray.progress import OnConsole
-from disback_ray.rehearsal import Rehearsal
+from disback_ray.rehearsal import checkpoints
+from disback_ray.rehearsal.checkpoints import Checkpoints
 from disback_ray.run_folder import Summary, newest_checkpoint
 from disback_ray.storage import Folder
 
@@ -205,22 +206,22 @@ def test_storage_slower_than_the_steps_holds_them_up_before_the_log_grows(
     """Nothing is ever written when one looks. A checkpoint is due every two steps, so that four steps' calls are held at most."""
     held: list[int] = []
     kept = {"recording": 0, "backtracking": 0}
-    here, checkpoint, save = theatre.in_process, Rehearsal._checkpoint, rehearsal.save_checkpoint
+    here, keep, save = theatre.in_process, Checkpoints.keep, checkpoints.save_checkpoint
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         return replace(here(*args, **kwargs), is_ready=lambda later: False, log_steps=2)
 
-    def asked(self: Rehearsal, stage: str, done: int) -> None:
+    def asked(self: Checkpoints, stage: str, done: int) -> None:
         held.append(done - kept[stage])
-        checkpoint(self, stage, done)
+        keep(self, stage, done)
 
     def saved(folder: Folder, stage: str, done: int, *args: Any, **kwargs: Any) -> None:
         kept[stage] = done
         save(folder, stage, done, *args, **kwargs)
 
     monkeypatch.setattr(theatre, "in_process", slow)
-    monkeypatch.setattr(Rehearsal, "_checkpoint", asked)
-    monkeypatch.setattr(rehearsal, "save_checkpoint", saved)
+    monkeypatch.setattr(Checkpoints, "keep", asked)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", saved)
     tiny.run("ring8", tmp_path / "run", "evaluation.pictures=0", "evaluation.every=100", "checkpoint_every=100")
     assert max(held) == 4, held
     assert tiny.summary(tmp_path / "run")["digest"] == tiny.summary(ring8)["digest"]

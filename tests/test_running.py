@@ -18,8 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest.mock import MagicMock
 
 import matplotlib.image
@@ -42,7 +41,7 @@ from disback_ray.errors import RunFolderError
 from disback_ray.evaluation.point_measures import PointMeasures
 from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.progress import Silent
-from disback_ray.rehearsal import Rehearsal
+from disback_ray.rehearsal.pictures import Pictures
 from disback_ray.run_folder import recipe_of
 from disback_ray.storage import Folder, digest
 
@@ -188,11 +187,8 @@ def test_figure_9_has_each_player_s_own_field_and_figure_8_each_step_s_points(
     )  # fmt: skip
     company = MagicMock(evaluator=looks)
     company.teacher.field.return_value, company.fake_score.field.return_value = torch.zeros(441, 2), torch.ones(441, 2)
-    points = Drawn(torch.full((9, 2), 5.0), None)
-    player = SimpleNamespace(
-        recipe=recipe, company=company, evaluator=looks, _ask_picture=lambda make, *_: make("9.png"), _drawn=lambda: points
-    )
-    Rehearsal._figure_9(cast(Rehearsal, player), "figure-9-end", "")
+    samples = MagicMock(**{"of_generator.return_value": Drawn(torch.full((9, 2), 5.0), None)})
+    Pictures(MagicMock(recipe=recipe), company, MagicMock(), samples).before_backtracking()
     ((_, at, of_teacher, real), (_, there, of_fake, generated)) = shown[0][0]
     assert torch.equal(at, looks.grid())
     assert torch.equal(there, at)
