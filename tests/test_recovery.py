@@ -298,6 +298,7 @@ def test_a_damaged_node_is_recorded_again_while_it_is_needed(tiny: Any, command:
         ("backtracking-00000005", "node-2.safetensors", "flipped", None),  # which it has left behind
         ("", "node-3.json", "gone", 5),
         ("", "node-3.safetensors", "cut off", 5),
+        ("", "node-1.json", "gone with the whole path", 0),
     ]:
         shutil.copytree(whole, out)
         for checkpoint in (name for name in (out / "checkpoints").glob("backtracking-*") if name.name > left):
@@ -308,10 +309,12 @@ def test_a_damaged_node_is_recorded_again_while_it_is_needed(tiny: Any, command:
         file.write_bytes({"flipped": data[:-1] + bytes([data[-1] ^ 1]), "cut off": data[:-20]}.get(harm, b""))
         if harm == "gone":
             file.unlink()
+        if harm == "gone with the whole path":
+            shutil.rmtree(out / "path")
         said = command(*tiny.arguments("ring8", out, *more))
         assert said.status == 0
         told = [line for line in said.err.splitlines() if line.endswith("it is recorded again")]
-        assert len(told) == (start is not None and harm != "gone")
+        assert len(told) == (start is not None)
         assert all(line.startswith(f"{node.partition('.')[0].replace('-', ' ')} of the path is refused: ") for line in told)
         assert all(f"{out}/path/{node}" in line for line in told)
         assert ("recording …" in said.err) == (start is not None)
@@ -321,6 +324,29 @@ def test_a_damaged_node_is_recorded_again_while_it_is_needed(tiny: Any, command:
             file.write_bytes(data)
         tiny.assert_equal(out, ring8, pictures=False)
         shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("name", ["node-1.safetensors", "node-2.json", "node-3.safetensors"])
+def test_a_node_that_was_not_recorded_yet_is_not_missed(
+    tiny: Any, command: Command, ring8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Ended after that write, of which a node's JSON is the last."""
+    words = tiny.arguments("ring8", tmp_path / "run", "--in-process")
+    write = Folder.write
+
+    def last(self: Folder, given: str, data: bytes) -> None:
+        write(self, given, data)
+        if given == name:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "write", last)
+        assert command(*words).status == 130
+    said = command(*words)
+    assert said.status == 0
+    assert "recording …" in said.err
+    assert "refused" not in said.err
+    tiny.assert_equal(tmp_path / "run", ring8, pictures=False)
 
 
 def test_a_damaged_summary_is_named(tiny: Any, command: Command, ring8: Path, tmp_path: Path) -> None:

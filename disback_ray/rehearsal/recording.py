@@ -20,7 +20,8 @@ def _record(crew: Crew) -> None:
     if kept_stage(production.summary.trial):
         return
     later = newest_checkpoint(production.folder, backtracking.STAGE)
-    wrong, recorded = _wrong_node(crew, later), _recorded(crew)
+    recorded = _recorded(crew)
+    wrong = _wrong_node(crew, later, recorded)
     half_way = 0 < recorded < steps  # killed there; maybe while a node was recorded again
     if wrong is None and not half_way and (later or recorded == steps):
         return
@@ -39,14 +40,17 @@ def _between(crew: Crew, step: Step) -> None:
         crew.checkpoints.keep(degradation.STAGE, step.step + 1)
 
 
-def _wrong_node(crew: Crew, later: Checkpoint | None) -> int | None:
-    """The first node that is missing or damaged, of those that Algorithm 2 still needs. later: its checkpoint to go on from."""
-    path = crew.production.places.run / "path"
+def _wrong_node(crew: Crew, later: Checkpoint | None, recorded: int) -> int | None:
+    """The first node that is missing or damaged, of those that Algorithm 2 still needs; said, unless it was never there.
+
+    later: its checkpoint to go on from, None where it has none. recorded: the last step that has a row, written once its node is there.
+    """
+    path, marks = crew.production.places.run / "path", crew.production.recipe.marks
     for node in range(1, crew.targets.farthest_needed(later) + 1):
         try:
             check_node(path, node)
         except CheckpointError as error:
-            if later or path.has(f"node-{node}.json"):
+            if later or marks[node - 1] <= recorded or path.has(f"node-{node}.json"):
                 crew.production.say(f"node {node} of the path is refused: {error}; it is recorded again")
             return node
     return None
