@@ -14,13 +14,11 @@ import pytest
 import torch
 import yaml
 
-from disback_ray import run_folder
 from disback_ray.config import ClusterConfig, load_recipe, shipped
 from disback_ray.errors import CheckpointError, RunFolderError
 from disback_ray.run_folder import (
     CHECKPOINTS,
     CONFIG,
-    DAMAGED_METRICS,
     METRICS,
     SUMMARY,
     Metrics,
@@ -35,6 +33,9 @@ from disback_ray.run_folder import (
     save_checkpoint,
     write_config,
 )
+from disback_ray.run_folder import metrics as metrics_file
+from disback_ray.run_folder.metrics import DAMAGED_METRICS
+from disback_ray.run_folder.summary import versions
 from disback_ray.run_lock import LOCK, locked
 from disback_ray.storage import Folder
 
@@ -395,11 +396,11 @@ class TestMetrics:
 
     def test_it_is_written_as_it_goes_but_not_each_step(self, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = 0.0
-        monkeypatch.setattr(run_folder.time, "monotonic", lambda: clock)
+        monkeypatch.setattr(metrics_file.time, "monotonic", lambda: clock)
         metrics = Metrics(folder)
         metrics.add(row("recording", 1))
         assert not folder.has(METRICS)
-        clock = 2 * run_folder.FLUSH_SECONDS
+        clock = 2 * metrics_file.FLUSH_SECONDS
         metrics.add(row("recording", 2))
         assert Metrics(folder).table().num_rows == 2
         metrics.add(row("recording", 3))
@@ -435,5 +436,5 @@ def test_a_picture_is_noted_once_in_the_order_of_the_first_time() -> None:
 
 
 def test_versions_are_those_of_what_computes() -> None:
-    assert run_folder.versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert {"python", "disback-ray", "ray", "numpy"} <= run_folder.versions().keys()
+    assert versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert {"python", "disback-ray", "ray", "numpy"} <= versions().keys()
