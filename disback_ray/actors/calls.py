@@ -67,6 +67,22 @@ class Call:
         return (given for given in (*self.args, *self.kwargs.values()) if isinstance(given, Call))
 
 
+def calls_in(later: Any) -> Iterator[Call]:
+    """The calls in a value, in nested lists and tuples too."""
+    if isinstance(later, (list, tuple)):
+        for each in later:
+            yield from calls_in(each)
+    elif isinstance(later, Call):
+        yield later
+
+
+def values_in(later: Any) -> Any:
+    """The value with what the driver was given in place of its calls; tuples become lists."""
+    if isinstance(later, (list, tuple)):
+        return [values_in(each) for each in later]
+    return later.value if isinstance(later, Call) else later
+
+
 def to_be_made_again(
     logs: Mapping[str, Sequence[Call]], *, gone: Collection[str], failed: Collection[Call]
 ) -> tuple[list[Call], set[str]]:

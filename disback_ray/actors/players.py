@@ -56,6 +56,18 @@ class Player:
     under_way: dict[int, Any] = field(default_factory=dict)
     losses: deque[float] = field(default_factory=deque)
 
+    def send(self, call: Call) -> tuple[Any, Any]:
+        """Hands a call to the process, with the results of others as they are to be had now. References: see Call.note, Call.ref."""
+        call.process = self.process
+        given = [arg.ref if isinstance(arg, Call) else arg for arg in call.args]
+        named = {name: arg.ref if isinstance(arg, Call) else arg for name, arg in call.kwargs.items()}
+        if call.nature == "aside":
+            return self.process.aside(call.method, *given, **named)
+        call.turn, self.turns = self.turns, self.turns + 1
+        note, result = self.process.call(call.turn, call.method, *given, **named)
+        self.under_way[call.turn] = note
+        return note, result
+
 
 class Proxy:
     """A role's stand-in: `name(*args)` → a call of the role's `name(*args)`, whose result comes later."""

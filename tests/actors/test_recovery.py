@@ -16,12 +16,15 @@ import ray
 import torch
 
 from disback_ray.actors import hosted as hosting
-from disback_ray.actors import recovery
+from disback_ray.actors import recovery, signs_of_life
+from disback_ray.actors.building import Builder
 from disback_ray.actors.calls import Call, looks, starts
 from disback_ray.actors.on_ray import OnRay
 from disback_ray.actors.players import Player, Proxy, Recovered
 from disback_ray.actors.recovery import Recovery
+from disback_ray.actors.signs_of_life import SignsOfLife
 from disback_ray.actors.turns import OutOfTurn
+from disback_ray.actors.waiting import Waiting
 from disback_ray.config import RecoveryLimits
 from disback_ray.errors import ClusterError, DeviceMemoryError, NonFiniteError
 from disback_ray.storage import Folder
@@ -209,7 +212,7 @@ def test_who_hangs_is_given_up_and_put_up_again(seat: Seat, tmp_path: Path, monk
 
     While it is built, too, at first and in the place of another.
     """
-    monkeypatch.setattr(recovery, "BEGINNING", 1.0)
+    monkeypatch.setattr(signs_of_life, "BEGINNING", 1.0)
     hangs = tmp_path / "built"
     troupe = seat(a={"hangs": str(hangs)}, hang=3, losses=50)
     (event,) = troupe.heard.events
@@ -244,12 +247,12 @@ def test_how_long_one_may_take_to_be_built(
     ended = []
     process: Any = SimpleNamespace(beats=lambda: [busy], has_begun=lambda: begun, kill_stuck=lambda: ended.append(process))
     parted = ([busy], []) if busy else ([], [busy])
-    monkeypatch.setattr(recovery, "ray", SimpleNamespace(wait=lambda *_, **__: parted, get=lambda beats: beats))
-    monkeypatch.setattr(recovery, "error_of", lambda beat: None)
-    ours = Recovery(RecoveryLimits(hang=10), Heard(), missing=lambda: "")
+    monkeypatch.setattr(signs_of_life, "ray", SimpleNamespace(wait=lambda *_, **__: parted, get=lambda beats: beats))
+    monkeypatch.setattr(signs_of_life, "error_of", lambda beat: None)
     player = Player("a", Role, lambda: process, process)
+    signs = SignsOfLife({"a": player}, RecoveryLimits(hang=10))
     for now in (0.0, seconds) if seconds else (0.0,):
-        ours._listen_to(player, now)
+        signs.listen_to(player, now)
     assert (player.why, len(ended)) == (why, bool(why))
 
 
@@ -268,13 +271,15 @@ def test_errors_are_one_line_but_a_bug_keeps_its_traceback(seat: Seat) -> None:
 
 
 def test_lost_too_often_is_one_line() -> None:
-    ours = Recovery(RecoveryLimits(losses=1, within=60), Heard(), missing=lambda: "")
+    limits = RecoveryLimits(losses=1, within=60)
     process: Any = None
     player = Player("generator", Role, lambda: process, process)
+    players = {"generator": player}
+    builder = Builder(players, Waiting(players, SignsOfLife(players, limits), Heard(), missing=lambda: ""), limits)
     player.losses.append(time.monotonic() - 61)
-    ours._count(player, "its machine is gone")
+    builder.count(player, "its machine is gone")
     with pytest.raises(ClusterError) as raised:
-        ours._count(player, "its process died")
+        builder.count(player, "its process died")
     advice = "run the same command again to go on from the last checkpoint"
     assert str(raised.value) == f"generator was lost 2 times within 60 s: its process died; {advice}"
 
