@@ -201,6 +201,7 @@ def test_from_where_it_was_saved(seat: Seat, tmp_path: Path, monkeypatch: pytest
     end = time.monotonic() + 60
     while len(troupe.heard.events) < 2 and time.monotonic() < end:
         wait([])
+    assert len(troupe.heard.events) == 2, "it is put up again though nobody needs it"
     assert len(troupe.recovery.players["a"].log) == 2, "it was asked for nothing more"
     assert wait(a.look()) == [["loaded"], 6]
     assert [event.identical for event in troupe.heard.events] == [False, False], "add(3) once gave [1, 2, 3]"
@@ -254,6 +255,10 @@ def test_how_long_one_may_take_to_be_built(
     for now in (0.0, seconds) if seconds else (0.0,):
         signs.listen_to(player, now)
     assert (player.why, len(ended)) == (why, bool(why))
+    if not begun:  # what it waited for its place doesn't count once it has one
+        process.has_begun = lambda: True
+        signs.listen_to(player, seconds + 49)
+        assert not ended
 
 
 def test_errors_are_one_line_but_a_bug_keeps_its_traceback(seat: Seat) -> None:
