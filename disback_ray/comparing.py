@@ -87,9 +87,12 @@ def compare(
     for goal in goals:
         if goal.arm not in names:
             raise ConfigError(f"--goal: {goal.arm}: not among the arms, {', '.join(names)}")
-    plan = load_recipe(recipe, overrides=[o for o in overrides if not o.startswith("cluster.")])
+    changes = [o for o in overrides if not o.startswith("cluster.")]
+    plan = load_recipe(recipe, overrides=changes)
     if not plan.recording.steps:
         raise ConfigError(f"compare: recording.steps: 0: {plan.name} records no path that could be compared")
+    for arm in played.values() if not tiny else ():  # what an arm can't be is said before any is played
+        load_recipe(recipe, overrides=[*changes, *arm])
     folder = out or f"runs/{plan.name}-comparison"
     looks = [f"evaluation.every={max(1, plan.backtracking.steps // LOOKS) if every is None else every}", "evaluation.pictures=0"]
     curves = []

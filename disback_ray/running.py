@@ -39,7 +39,7 @@ from disback_ray.teachers.saved import is_saved, load_spec, proof_of
 from disback_ray.teachers.saved_generator import SETTINGS
 from disback_ray.teachers.text_teacher import is_encoded, text_network
 from disback_ray.theatre import theatre
-from disback_ray.tiny import tiny_overrides
+from disback_ray.tiny import tiny_change, tiny_overrides
 from disback_ray.trial import choose
 
 DEFAULT_RECIPE = "digits"
@@ -86,7 +86,7 @@ def run(
     storage = Folder.at(places_on.storage)
     changes = [o for o in overrides if not o.startswith("cluster.")]
     if tiny:
-        changes = [*tiny_overrides(load_recipe(str(name)), storage / CACHE), *changes]
+        changes = [*tiny_overrides(load_recipe(str(name)), storage / CACHE), *map(tiny_change, changes)]
     plan = load_recipe(str(name), overrides=changes)
     check_agreement(plan, places_on)
     folder = Folder.at(out) if out else storage / plan.name

@@ -66,6 +66,7 @@ def test_a_second_call_goes_on(compared: Path, tiny: Any) -> None:
         ([], {"levels": [-1.0]}, "--levels -1: expected"),
         ([], {"levels": [float("inf")]}, "--levels inf: expected"),
         ([], {"goals": [comparing.Goal("auto", 0.1, 2.0)]}, "--goal: auto: not among"),
+        (["backtracking.steps=40", "backtracking.steps_per_node=8"], {"arms": ["auto"]}, "path.trial: 40: has to end before"),
     ],
 )
 def test_what_cant_be_compared_is_said_first(
@@ -77,6 +78,14 @@ def test_what_cant_be_compared_is_said_first(
         with pytest.raises(ConfigError, match=f"--goal {goal}: expected"):
             comparing.Goal.parse(goal)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_auto_arm_at_the_size_of_a_test(tmp_path: Path) -> None:
+    found, _ = comparing.compare("ring8", arms=["auto"], seeds=1, out=str(tmp_path), tiny=True, say=lambda _: None)
+    assert found.arms == ("baseline", "warm", "auto")
+    (auto,) = found.of("auto")
+    assert auto.steps[-1] == 2
+    assert auto.tried
 
 
 def test_an_arm_that_ends_in_nan_has_never_come_there(compared: Path, tiny: Any, tmp_path: Path) -> None:

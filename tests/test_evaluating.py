@@ -1,6 +1,7 @@
 """`disback-ray evaluate` and `statistics` from the command line: sources, figures, and what is refused."""
 
 import json
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,6 +126,9 @@ def test_a_module_of_one_s_own_makes_features(
     said = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), "--extractor", "my_features:means")
     assert "my_features:means" in said.out
     assert "3 features" in said.out
+    figures = ("evaluate", str(photos["a"]), "--reference", str(photos["b"]), "--extractor", "my_features:means")
+    assert command(*figures, "--json", "figures.json").status == 0
+    assert "+0 frechet" in command(*figures, "--against", "figures.json").out
     for name, complaint in {
         "half": "gave no tensor with a row for each of 60 images",
         "Sum": "gave no tensor with a row for each of 60 images",
@@ -134,6 +138,10 @@ def test_a_module_of_one_s_own_makes_features(
     }.items():
         said = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), "--extractor", f"my_features:{name}")
         assert said.complaint.startswith(f"extractor my_features:{name}: {complaint}")
+    code = tmp_path / "my_features.py"
+    code.write_text(code.read_text().replace("AdaptiveAvgPool2d", "AdaptiveMaxPool2d"))  # without weights, both
+    monkeypatch.delitem(sys.modules, "my_features")
+    assert "another kind: its extractor's SHA-256 is " in command(*figures, "--against", "figures.json").complaint
 
 
 @pytest.fixture

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -98,7 +101,7 @@ class ModuleFeatures:
             raise ConfigError(f"extractor {name}: returns {type(made).__name__}, not a torch.nn.Module")
         self.name, self.device = name, best_device()
         self.module = made.eval().to(self.device)
-        self.kind = FeatureKind(name, digest(self.module.state_dict()), "none", 0)
+        self.kind = FeatureKind(name, _identity(factory, self.module), "none", 0)
 
     @torch.inference_mode()
     def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -113,6 +116,14 @@ class ModuleFeatures:
         if not isinstance(found, Tensor) or not found.ndim or len(found) != len(images):
             raise ConfigError(f"extractor {self.name}: gave no tensor with a row for each of {len(images)} images")
         return found.float().reshape(len(images), -1).cpu().numpy()
+
+
+def _identity(factory: Callable[..., nn.Module], module: nn.Module) -> str:
+    """SHA-256 of the weights, and of the files that the factory and the classes of its modules are written in, but for torch's own."""
+    homes = {getattr(one, "__module__", "") for one in (factory, *map(type, module.modules()))}
+    files = {getattr(sys.modules.get(home), "__file__", None) for home in homes if home.partition(".")[0] != "torch"}
+    sources = sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file)
+    return hashlib.sha256("\n".join([digest(module.state_dict()), *sources]).encode()).hexdigest()
 
 
 def as_pixels(x: Tensor) -> list[np.ndarray]:

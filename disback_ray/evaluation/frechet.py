@@ -19,16 +19,15 @@ def frechet_of(a: Gaussian, b: Gaussian) -> float:
     """|μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), lower is closer.
 
     The root's trace is the sum of the roots of the eigenvalues of √Σ_a Σ_b √Σ_a, a symmetric product: they are real and not
-    negative whatever the rank, where a general root of Σ_a Σ_b may be neither.
+    negative whatever the rank, where a general root of Σ_a Σ_b may be neither. They are taken as the singular values of √Σ_a √Σ_b:
+    the root of an eigenvalue that is 0 but for rounding would have half of the digits, and there are many where the rank is low.
     Raises ConfigError where the dimensions differ.
     """
     if a.dimensions != b.dimensions:
         raise ConfigError(
             f"features to compare have {a.dimensions} and {b.dimensions} dimensions: take both from the same network"
         )
-    root = _root(a.covariance)
-    product = root @ b.covariance @ root
-    shared = np.sqrt(np.linalg.eigvalsh((product + product.T) / 2).clip(0)).sum()  # below 0 is rounding
+    shared = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
     apart = np.square(a.mean - b.mean).sum()
     return float(max(0.0, apart + np.trace(a.covariance) + np.trace(b.covariance) - 2 * shared))
 
@@ -45,5 +44,6 @@ def frechet_between_halves(features: np.ndarray, *, seed: int = 0) -> float:
 
 def _root(covariance: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    root: np.ndarray = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    rounding = values[-1] * len(values) * np.finfo(values.dtype).eps  # as numpy.linalg.matrix_rank has it
+    root: np.ndarray = vectors * np.sqrt(np.where(values > rounding, values, 0.0)) @ vectors.T
     return root
