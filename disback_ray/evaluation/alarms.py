@@ -12,7 +12,8 @@ from dataclasses import dataclass
 Look = Mapping[str, object]
 
 MAIN = ("frechet", "sliced_wasserstein")
-FEWER, TWICE = 0.5, 2.0
+WORDS = {"frechet": "Fréchet distance", "sliced_wasserstein": "sliced Wasserstein distance"}
+FEWER, TWICE, FAR = 0.5, 2.0, 4.0
 COLLAPSED_LOOKS, DIVERGED_LOOKS, LAGGING_LOOKS = 2, 3, 3
 FEWEST_MODES = 4
 
@@ -60,24 +61,23 @@ def collapse(looks: Sequence[Look], *, real_spread: float | None = None) -> str 
 def divergence(looks: Sequence[Look]) -> str | None:
     """The distance grows: for 3 looks in a row over twice its best, and the last of them is not the least of them.
 
-    Of a run without a distance, the score difference over all bands counts.
+    Or it leapt: for 3 looks in a row over 4 times its best, even if it falls again. Of a run without a distance, the score difference
+    over all bands counts, by the first rule alone: what it was before training isn't known, and it begins low where s_φ is the teacher.
     """
-    for name in (*MAIN, "gap"):
-        values = gaps(looks) if name == "gap" else column(looks, name)
-        if not values:
-            continue
-        last = values[-DIVERGED_LOOKS:]
-        best = min((v for v in values[:-DIVERGED_LOOKS] if math.isfinite(v)), default=math.inf)
-        far = all(not v <= TWICE * best for v in last)  # NaN is far, too
-        if len(last) == DIVERGED_LOOKS and math.isfinite(best) and best > 0 and far and not last[-1] <= min(last[:-1]):
-            what = (
-                "the score difference"
-                if name == "gap"
-                else f"the {name.replace('_', ' ')} distance".replace("distance distance", "distance")
-            )
-            return f"divergence: {what} is at {last[-1]:.3g}, {last[-1] / best:.1f} times its best, and does not come back: lower the rates"
+    name = next((name for name in MAIN if column(looks, name)), None)
+    values = column(looks, name) if name else gaps(looks)
+    last = values[-DIVERGED_LOOKS:]
+    best = min((v for v in values[:-DIVERGED_LOOKS] if math.isfinite(v)), default=math.inf)
+    if len(last) < DIVERGED_LOOKS or not 0 < best < math.inf or any(v <= TWICE * best for v in last):  # NaN is far, too
         return None
-    return None
+    if not last[-1] <= min(last[:-1]):
+        ending = "does not come back"
+    elif name and not any(v <= FAR * best for v in last):
+        ending = f"stays over {FAR:g} times that"
+    else:
+        return None
+    what = WORDS[name] if name else "score difference"
+    return f"divergence: the {what} is at {last[-1]:.3g}, {last[-1] / best:.3g} times its best, and {ending}: lower the rates"
 
 
 def lag(looks: Sequence[Look], *, lower_bound: float | None = None) -> str | None:

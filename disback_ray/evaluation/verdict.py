@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from disback_ray.evaluation.alarms import FEWER, MAIN, Alarm, Look, column, from_start, gaps, lag
+from disback_ray.evaluation.alarms import FEWER, MAIN, TWICE, WORDS, Alarm, Look, column, from_start, gaps, lag
 
 FEWEST = 3
 STILL = 0.10  # of a figure from the third last look to the last
 NEAR = 0.5
-WORDS = {"frechet": "Fréchet distance", "sliced_wasserstein": "sliced Wasserstein distance"}
 
 
 def verdict(
@@ -30,48 +29,64 @@ def verdict(
     Collapsed or diverged: the alarm's rule still holds at the end, that is, the figure has not come back. Else by the main distance
     (without one, the score difference): still improving, where the last look is over 10 % better than the third last; settled,
     where the last three are within 10 %; unsettled otherwise. It moved, where it is under half of what it was at the start. The 10 %
-    are of the figure, or of what real data is from real data where that is more: so much is chance. A fake score that lags, or did, and
-    samples that hardly differ, however they came to that, are said behind it.
+    are of the figure, or of what real data is from real data where that is more: so much is chance. An end that is worse than the start
+    by more than that, a fake score that lags, or did, and samples that hardly differ, however they came to that, are said behind it.
     """
     name = next((name for name in MAIN if column(looks, name)), None)
     values = column(looks, name) if name else gaps(looks)
     what = WORDS[name] if name else "score difference"
+    chance = STILL * (_value(figures, "real_halves", name) or 0.0)
+    start = _value(figures, "untrained", name) if name else None
+    worse = _worse(what, values, start, chance)
     if len(values) < FEWEST and lost:
-        return f"Too few looks at the generator are left to tell: {len(values)}; the rows of {lost:,} steps are lost."
+        return f"Too few looks at the generator are left to tell: {len(values)}; the rows of {lost:,} steps are lost.{worse}"
     if len(values) < FEWEST:
-        return f"Too few looks at the generator to tell: {len(values)}, and {FEWEST} are needed; lower evaluation.every."
+        return f"Too few looks at the generator to tell: {len(values)}, and {FEWEST} are needed; lower evaluation.every.{worse}"
     begun = from_start(looks, figures.get("untrained"))
     behind = _lagging(begun, raised, lower_bound)
     if ended := _unrecovered(begun, column(begun, name) if name else values, raised, real_spread or math.inf):
-        return f"{ended}{behind}"
-    behind = _narrow(looks, real_spread) + behind
-    start = _value(figures, "untrained", name) if name else None
-    start = values[0] if start is None else start
+        return f"{ended}{worse}{behind}"
+    state = _state(what, values, values[0] if start is None else start, chance, worse=bool(worse))
+    return f"{state}{_compared(figures, name)}.{worse}{_narrow(looks, real_spread)}{behind}"
+
+
+def _state(what: str, values: Sequence[float], start: float, chance: float, *, worse: bool) -> str:
+    """What the last looks did. chance: so far a figure moves by itself."""
     recent = values[-FEWEST:]
     low, high, last = min(recent), max(recent), recent[-1]
-    slack = STILL * max(last, _value(figures, "real_halves", name) or 0.0, 1e-12)
+    slack = max(STILL * last, chance, 1e-12)
     if last < min((1 - STILL) * recent[0], recent[0] - slack):
-        state = (
-            f"Still improving when it stopped: the {what} fell from {recent[0]:.3g} to {last:.3g} in three looks; train longer"
-        )
-    elif high - low <= slack:
-        came = f"from {start:.3g}" if last < NEAR * start else f"hardly better than at the start, {start:.3g}"
-        came = came if last <= start + max(STILL * start, slack) else f"worse than at the start, {start:.3g}"
-        state = f"Settled: the {what} stays at {last:.3g}, {came}"
-    else:
-        state = f"Unsettled: the {what} moved between {low:.3g} and {high:.3g} over the last three looks"
-    return f"{state}{_compared(figures, name)}.{behind}"
+        fell = f"the {what} fell from {recent[0]:.3g} to {last:.3g} in three looks"
+        return f"Coming back when it stopped: {fell}" if worse else f"Still improving when it stopped: {fell}; train longer"
+    if high - low <= slack:
+        came = f", from {start:.3g}" if last < NEAR * start else f", hardly better than at the start, {start:.3g}"
+        return f"Settled: the {what} stays at {last:.3g}{'' if worse else came}"
+    return f"Unsettled: the {what} moved between {low:.3g} and {high:.3g} over the last three looks"
+
+
+def _worse(what: str, values: Sequence[float], start: float | None, chance: float) -> str:
+    """A sentence where the run ends further away than it began. start: before training; where that isn't known, the first look counts."""
+    if not values:
+        return ""
+    began, first, last = "at the start" if start is not None else "at the first look", start, values[-1]
+    first = values[0] if first is None else first
+    if last <= first + max(STILL * first, STILL * last, chance):
+        return ""
+    times = (
+        f", {last / first:.3g} times the {first:.3g} {began}" if first > 0 and math.isfinite(last) else f", {first:.3g} {began}"
+    )
+    return f" It ends worse than it began: the {what} is {last:.3g}{times}."
 
 
 def _unrecovered(looks: Sequence[Look], values: Sequence[float], raised: Sequence[Alarm], real_spread: float) -> str | None:
     kinds = {alarm.kind: alarm for alarm in raised}
-    if "divergence" in kinds and not values[-1] <= 2 * min(values):
+    if "divergence" in kinds and not values[-1] <= TWICE * min(values):
         return f"Diverged: {kinds['divergence'].text.partition(': ')[2]} (from step {kinds['divergence'].step:,} on)."
     if "collapse" in kinds:
         for name in ("modes", "spread"):
             had = column(looks, name)
             most = max(had, default=0.0) if name == "modes" else min(max(had, default=0.0), real_spread)
-            if had and had[-1] < 0.5 * most:
+            if had and had[-1] < FEWER * most:
                 return f"Collapsed: {kinds['collapse'].text.partition(': ')[2]} (from step {kinds['collapse'].step:,} on)."
     return None
 

@@ -31,6 +31,10 @@ def found(looks: list[dict[str, Any]], **options: Any) -> list[tuple[str, int]]:
         ({"spread": [1.0, 90, 3, 2, 1.1]}, []),  # of real data it is 2: what went beyond was no merit
         ({"frechet": [90, 40, 9, 12, 9, 14, 10]}, []),  # it oscillates
         ({"frechet": [90, 40, 9, 30, 25, 19]}, []),  # it is on its way back
+        ({"frechet": [90, 40, 9, 60, 45, 36]}, []),
+        ({"frechet": [90, 40, 9, 60, 45, 37]}, [("divergence", 60)]),  # so far away that its way back is no comfort
+        ({"sliced_wasserstein": [1.376, 1.35, 1.45, 1.67, 1.59, 1.52, 1.48, 1.4, 1.3]}, []),  # ring8 with small rates begins so
+        ({"gap_1": [0.01, 0.09, 0.08, 0.07, 0.06]}, []),  # where s_φ begins as the teacher
         ({"frechet": [90, 40, 9, 20, 30, 40]}, [("divergence", 60)]),
         ({"frechet": [90, 40, 9, 20, 30, math.nan]}, [("divergence", 60)]),
         ({"frechet": [None, 40, None, 9, 20, 30, 40]}, [("divergence", 70)]),
@@ -58,7 +62,7 @@ def test_a_run_that_flies_off_before_its_first_look_has_diverged() -> None:
     assert found(looks, start={"sliced_wasserstein": 1.4, "modes": 0.0}) == [("divergence", 30)]
     raised = alarms(looks, start=(start := {"sliced_wasserstein": 1.4}))
     assert verdict(looks, {"untrained": start}, raised).startswith(
-        "Diverged: the sliced wasserstein distance is at 3.2, 2.3 times its best"
+        "Diverged: the sliced Wasserstein distance is at 3.2, 2.29 times its best, and does not come back: lower the rates"
     )
     lost = curve(modes=[3, 2, 2])
     assert found(lost, start={"modes": 7.0}) == [("collapse", 20)]
@@ -79,11 +83,14 @@ FIGURES = {"untrained": {"frechet": 100.0}, "teacher": {"frechet": 1.2}, "real_h
         ({"frechet": [50.0, 5.0, 5.6, 5.3]}, r"Settled: .* stays at 5.3"),  # so much is chance: real data is at 7 from real data
         ({"frechet": [50.0, 6.0, 5.6, 5.35]}, r"Settled: .* stays at 5.35"),
         ({"frechet": [99.0, 98.0, 97.0]}, r"Settled: .* 97, hardly better than at the start, 100 "),
-        ({"frechet": [150.0, 151.0, 150.0]}, r"Settled: .* 150, worse than at the start, 100 "),
+        (
+            {"frechet": [150.0, 151.0, 150.0]},
+            r"Settled: .* 150 \(.* It ends worse than it began: .* 150, 1.5 times the 100 at the start",
+        ),
         ({"frechet": [50.0, 5.0, 8.0, 6.0]}, "Unsettled: the Fréchet distance moved between 5 and 8"),
         (
             {"frechet": [50.0, 5.0, 20.0, 30.0, 40.0]},
-            r"Diverged: the frechet distance is at 40, 8.0 times its best.* \(from step 50 on\)",
+            r"Diverged: the Fréchet distance is at 40, 8 times its best.* \(from step 50 on\)",
         ),
         ({"frechet": [5.0, 20.0, 30.0, 40.0, 5.0, 5.0, 5.0]}, "Settled"),  # it came back
         ({"modes": [8, 8, 2, 2], "sliced_wasserstein": [0.2, 0.2, 0.3, 0.3]}, "Collapsed: modes covered fell from 8 to 2"),
@@ -99,6 +106,58 @@ def test_the_verdict(columns: dict[str, list[float | None]], said: str) -> None:
     assert re.match(said, line), line
     assert line.count("\n") == 0
     assert line.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"frechet": [900.0, 300.0]}, "Too few looks at the generator to tell: 2"),
+        (
+            {"frechet": [390.0, 350.0, 300.0]},
+            "Coming back when it stopped: the Fréchet distance fell from 390 to 300 in three looks",
+        ),
+        ({"frechet": [300.0, 300.0, 300.0]}, "Settled: the Fréchet distance stays at 300 (the teacher's is 1.2"),
+        ({"frechet": [300.0, 200.0, 300.0]}, "Unsettled: the Fréchet distance moved between 200 and 300"),
+        (
+            {"frechet": [5e5, 5e4, 5e3, 300.0]},
+            "Diverged: the Fréchet distance is at 5e+03, 50 times its best, and stays over 4 times that",
+        ),
+        ({"frechet": [300.0] * 4, "modes": [8, 8, 2, 2]}, "Collapsed: modes covered fell from 8 to 2"),
+    ],
+)
+def test_each_verdict_says_when_the_run_ends_worse_than_it_began(columns: dict[str, list[float | None]], said: str) -> None:
+    looks = curve(**columns)
+    line = verdict(looks, FIGURES, alarms(looks, start=FIGURES["untrained"]))
+    assert line.startswith(said)
+    assert line.endswith(". It ends worse than it began: the Fréchet distance is 300, 3 times the 100 at the start.")
+    assert "train longer" not in line
+
+
+def test_an_end_that_is_worse_than_the_first_look_where_no_start_is_known() -> None:
+    for last, said in ((1.11, False), (1.12, True)):
+        line = verdict(curve(gap_1=[1.0, 1.11, last]), {}, [])
+        assert (" It ends worse than it began: the score difference is 1.12, 1.12 times the 1 at the first look." in line) == said
+    assert verdict(curve(frechet=[5.0, 5.0, math.nan]), {}, []).endswith("distance is nan, 5 at the first look.")
+    assert verdict(curve(gap_1=[0.0, 1.0, 1.0]), {}, []).endswith("the score difference is 1, 0 at the first look.")
+    assert verdict(curve(gap_1=[1.0, 2.0]), {}, [], lost=9).endswith(
+        "the score difference is 2, 2 times the 1 at the first look."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([100.0, 99.0, 89.5], "Still improving"),
+        ([100.0, 99.0, 90.95], "Settled"),
+        ([100.0, 100.0, 110.5], "Settled"),
+        ([100.0, 100.0, 111.5], "Unsettled"),
+        ([100.0, 109.5, 100.0], "Settled"),
+        ([100.0, 111.5, 100.5], "Unsettled"),
+    ],
+)
+def test_ten_per_cent_are_the_border(values: list[float | None], said: str) -> None:
+    figures = {"untrained": {"frechet": 1000.0}}
+    assert verdict(curve(frechet=values), figures, []).startswith(said)
 
 
 def test_a_fake_score_that_lags_is_said_in_the_verdict() -> None:

@@ -73,7 +73,7 @@ def table(*, steps: int = 12, recorded: int = 4, **measured: list[float | None])
         row |= {"fake_loss": 0.5, "field_norm": 0.3, "generator_grad_norm": 1.0, "fake_grad_norm": 2.0}
         rows.append(row | {name: values[step] for name, values in measured.items()})
     numbers = ["seconds", "fake_loss", "field_norm", "generator_grad_norm", "fake_grad_norm", "frechet", "accuracy"]
-    numbers += ["sliced_wasserstein", "energy_distance", "modes", *LOOKED]
+    numbers += ["sliced_wasserstein", "energy_distance", "modes", "in_modes", *LOOKED]
     schema = pa.schema(
         [("stage", pa.string()), ("step", pa.int64()), ("node", pa.int64()), *((n, pa.float64()) for n in numbers)]
     )
@@ -153,6 +153,34 @@ def test_each_curve_of_backtracking_has_the_switches_marked(images: dict[str, An
     first = marks["Fréchet distance"]
     assert first[:2] == ["step 5: teacher", "step 3: node 1"]
     assert all(found == first for found in marks.values()), marks
+
+
+SENTENCES = {
+    "Fréchet distance": "How far the features of the samples are from those of the real images",
+    "Sliced Wasserstein distance": "How far points have to be moved to become the data",
+    "Accuracy": "How many samples the judge takes for the class that was asked for",
+    "Modes": "How many of the data's clusters hold at least a quarter of the points they are due",
+    "In modes": "How many samples lie within three standard deviations of a cluster",
+    "Score difference on held noise": "Root mean square of σ(s_φ − s_θ) at fixed σ, on noise that is the same at every look",
+    "Mismatch degree": "Eq. (9), weighted by σ²: the teacher's score against the samples' own",
+    "Spread": "How far two samples are apart: it should come to the level of real data and not fall again",
+    "Score difference": "Root mean square of w(t)(s_φ − s_target), Eq. (8): all that the generator has of a loss. Expected to oscillate",
+    "Loss of the fake score": "Denoising loss of s_φ on samples of the generator, Eq. (5). Expected to oscillate",
+    "Gradient norms": "Of each step, before clipping",
+    "Loss of the copy": "Denoising loss on samples of the untrained generator, Eq. (7)",
+}
+
+
+def test_each_curve_has_its_sentence(images: dict[str, Any]) -> None:
+    """What to read from it, beside it; the names of its lines are none."""
+    names = ("frechet", "sliced_wasserstein", "accuracy", "modes", "in_modes", *LOOKED)
+    html = render(images, CONFIG, table(**{name: every_fourth([3.0, 2.0, 1.0]) for name in names}), {})
+    figures = re.findall(r'<figure class="curve">\s*<h3>(.*?)</h3>.*?<figcaption>(.*?)</figcaption>', html, re.DOTALL)
+    assert len(figures) == html.count('<svg class="chart"') == len(SENTENCES)
+    for title, caption in figures:
+        text = Page(re.sub(r'<span class="legend">.*?</span></span>', "", caption)).text
+        assert text.startswith(SENTENCES[title]), (title, text)
+        assert text.endswith(".")
 
 
 def test_the_recording_has_its_own_chart(images: dict[str, Any]) -> None:
