@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 
@@ -130,10 +129,8 @@ def _blocks(where: str, extractor: Extracts, source: Source, blocks: int, say: S
     if source.n is None:
         raise ConfigError(f"--blocks {blocks}: give --n as well, how many of {where} make a block")
     files = ImageFiles(where, skip_corrupt=source.skip_corrupt)
-    images = (image for part in files.parts(PART) for image in part)
     for block in range(blocks):
-        wanted = islice(images, source.n)
-        found = tally(iter(lambda wanted=wanted: list(islice(wanted, PART)), []), extractor)  # type: ignore[misc]
+        found = tally(files.parts(PART, most=source.n), extractor, names=lambda: files.given)
         if found.moments.count < source.n:
             raise ConfigError(
                 f"--blocks {blocks}: {where} has {block * source.n + found.moments.count} images, not {blocks} × {source.n}"

@@ -79,7 +79,7 @@ def statistics_of(
     if where == DIGITS and not Path(DIGITS).exists():
         return _digits(extractor, source.n, keep, reference)
     files = ImageFiles(where, skip_corrupt=source.skip_corrupt)
-    found = tally(files.parts(PART, most=source.n), extractor, keep=keep)
+    found = tally(files.parts(PART, most=source.n), extractor, keep=keep, names=lambda: files.given)
     if files.note():
         say(files.note())
     if source.n is not None and found.moments.count < source.n:

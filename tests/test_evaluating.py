@@ -1,6 +1,7 @@
 """`disback-ray evaluate` and `statistics` from the command line: sources, figures, and what is refused."""
 
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -12,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from disback_ray import evaluating
 from disback_ray.data.image_files import ImageFiles
-from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.errors import CheckpointError, ConfigError, NonFiniteError
 from disback_ray.evaluation.image_figures import measure
-from disback_ray.evaluation.kinds import FeatureKind
+from disback_ray.evaluation.kinds import FeatureKind, Origin
 from disback_ray.evaluation.statistics import read_statistics, save_statistics
 from disback_ray.fetching import fetch
 from disback_ray.image_statistics import Source, statistics_of
@@ -157,11 +159,71 @@ def corrupt(photos: dict[str, Path], tmp_path: Path) -> Path:
 
 def test_corrupt_images_are_named_and_skipped_only_when_asked(command: Command, photos: dict[str, Path], corrupt: Path) -> None:
     arguments = ("evaluate", str(corrupt), "--reference", str(photos["b"]), *PIXELS)
-    assert f"{corrupt}: corrupt: 00003.png: " in command(*arguments).complaint
+    complaint = command(*arguments).complaint
+    assert re.match(
+        rf"{corrupt}: 3 of 61 images are corrupt: 00003\.png: .*; 00008\.png: .*; text\.png: no image, .*--skip-c", complaint
+    )
+    assert "\n" not in complaint
+    few = command(*arguments, "--n", "5")
+    assert f"{corrupt}: 1 of 5 images is corrupt: 00003.png: " in few.complaint
     said = command(*arguments, "--skip-corrupt")
     assert said.status == 0
     assert said.err == f"{corrupt}: 3 corrupt images skipped: 00003.png, 00008.png, text.png\n"
     assert "58 images of 4 × 4 pixels, 3 more skipped as corrupt" in said.out
+
+
+class Means:
+    """Features of images of any size, as those of an extractor that resizes."""
+
+    kind = FeatureKind("means", "none", "none", 3)
+
+    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack([image.mean(axis=(0, 1)) for image in images])
+
+
+def test_no_features_are_made_once_an_image_is_corrupt(corrupt: Path) -> None:
+    class Counts(Means):
+        seen = 0
+
+        def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+            self.seen += len(images)
+            return super().features(images)
+
+    extractor = Counts()
+    with pytest.raises(CheckpointError, match="3 of 61"):
+        statistics_of(str(corrupt), extractor, Source())
+    assert extractor.seen == 0
+
+
+@pytest.mark.parametrize("kind", ["a", "zip", "parquet", "npz"])
+def test_files_whose_features_are_not_finite_are_named(
+    photos: dict[str, Path], pictures: Images, tmp_path: Path, kind: str
+) -> None:
+    """And no generator, for there is none. Of blocks too."""
+    np.savez(tmp_path / "x.npz", x=np.stack(pictures(60, side=4)))
+    where = str((photos | {"npz": tmp_path / "x.npz"})[kind])
+
+    class Breaks(Means):
+        count = 0
+
+        def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+            found = super().features(images).astype(np.float64)
+            found[[i for i in range(len(images)) if self.count + i in (31, 33, 35, 37, 39)]] = np.nan
+            self.count += len(images)
+            return found
+
+    files = ImageFiles(where)
+    names = [name for _ in files.parts(64) for name in files.given][31:36:2]
+    with pytest.raises(NonFiniteError, match=r"^features of 5 of the first 60 images are NaN or Inf: ") as refused:
+        statistics_of(where, Breaks(), Source())
+    assert f": {', '.join(names)} and 2 more: look at them, and at the extractor" in str(refused.value)
+    assert "generator" not in str(refused.value)
+    if kind == "a":
+        assert names[0].endswith("00031.png")
+        second = evaluating._blocks(where, Breaks(), Source(n=30), 2, print, Origin("", "", None))
+        next(second)
+        with pytest.raises(NonFiniteError, match=rf"5 of the first 30 images are NaN or Inf: {names[0]}, "):
+            next(second)
 
 
 @pytest.mark.parametrize(
@@ -192,15 +254,10 @@ def test_arrays_are_pixels_or_in_the_range_of_samples(
     np.savez(tmp_path / "drawn.npz", x=np.full((1, 1, 4, 4), 3.0), drawn=np.array(0))
     ((drawn,),) = ImageFiles(str(tmp_path / "drawn.npz")).parts(64)
     assert (drawn == 255).all(), "a model's samples are cut off"
-
-
-class Means:
-    """Features of images of any size, as those of an extractor that resizes."""
-
-    kind = FeatureKind("means", "none", "none", 3)
-
-    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        return np.stack([image.mean(axis=(0, 1)) for image in images])
+    for more, ending in (({}, r"NaN or Inf$"), ({"drawn": np.array(0)}, "NaN or Inf: the generator may have diverged$")):
+        np.savez(tmp_path / "nan.npz", x=np.full((1, 1, 4, 4), np.nan), **more)
+        with pytest.raises(CheckpointError, match=rf"nan\.npz: x has {ending}"):
+            list(ImageFiles(str(tmp_path / "nan.npz")).parts(64))
 
 
 def test_one_odd_image_is_named(

@@ -20,19 +20,23 @@ STEP = 1 / 127.5
 
 @dataclass
 class ImageFiles:
-    """A source of images. skip_corrupt: pass over what can't be read, and count it in `skipped`, instead of ending there.
+    """A source of images. skip_corrupt: pass over what can't be read, and count it in `skipped`, instead of refusing the source.
 
-    sha256: of all names and bytes that were read so far; whole once all parts were taken. odd: the first image so far that is of another
-    size than those before it, with both sizes; empty where there is none.
+    given: the names of the images in the last part; looked: at so many so far. sha256: of all names and bytes that were read so far;
+    whole once all parts were taken. odd: the first image so far that is of another size than those before it, with both sizes; empty
+    where there is none.
     """
 
     where: str
     skip_corrupt: bool = False
     skipped: list[str] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
+    looked: int = 0
     odd: str = ""
 
     def __post_init__(self) -> None:
         self._sha = hashlib.sha256()
+        self._images = self._read()
 
     @property
     def name(self) -> str:
@@ -43,30 +47,44 @@ class ImageFiles:
         return self._sha.hexdigest()
 
     def parts(self, size: int, *, most: int | None = None) -> Iterator[list[np.ndarray]]:
-        """Decoded images in parts of `size`: uint8 [H, W, 1 or 3] each. most: end after so many.
+        """Decoded images in parts of `size`: uint8 [H, W, 1 or 3] each. most: end after so many; the next call goes on from there.
 
-        Raises CheckpointError where the source is missing, holds no image, or an image is corrupt.
+        Raises CheckpointError where the source is missing or holds no image; and where images are corrupt, once as many were looked at
+        as were asked for.
         """
         part: list[np.ndarray] = []
+        names: list[str] = []
+        corrupt: list[tuple[str, str]] = []
         count = 0
-        for image in self._decoded():
-            part.append(image)
+        for name, image in self._images:
+            self.looked += 1
+            if isinstance(image, CorruptImage) and self.skip_corrupt:
+                self.skipped.append(name)
+                continue
             count += 1
-            if len(part) == size or count == most:
+            if isinstance(image, CorruptImage):
+                corrupt.append((name, str(image)))
+            elif not corrupt:
+                part.append(image)
+                names.append(name)
+            if len(part) == size and not corrupt:
+                self.given = names
                 yield part
-                part = []
+                part, names = [], []
             if count == most:
                 break
+        if corrupt:
+            raise CheckpointError(complaint(self.where, corrupt, of=self.looked))
         if part:
+            self.given = names
             yield part
-        if not count:
-            raise CheckpointError(
-                f"{self.where}: holds no image{f' that can be read, of {len(self.skipped)}' if self.skipped else ''}"
-            )
+        if self.looked == len(self.skipped):
+            raise CheckpointError(f"{self.where}: holds no image{f' that can be read, of {self.looked}' if self.looked else ''}")
 
-    def _decoded(self) -> Iterator[np.ndarray]:
+    def _read(self) -> Iterator[tuple[str, np.ndarray | CorruptImage]]:
+        """Each image's name and pixels, or what is wrong with it."""
         if self.where.endswith(".npz"):
-            yield from self._arrays()
+            yield from ((f"row {row}", image) for row, image in enumerate(self._arrays()))
             return
         size: tuple[int, ...] = ()
         for share in listing(self.where, labelled=False).shares:
@@ -74,9 +92,7 @@ class ImageFiles:
                 try:
                     image = whole(data)
                 except CorruptImage as error:
-                    if not self.skip_corrupt:
-                        raise CheckpointError(complaint(self.where, [(name, str(error))])) from None
-                    self.skipped.append(name)
+                    yield name, error
                     continue
                 assert isinstance(data, bytes)  # what can't be had, whole() has raised
                 self._sha.update(f"{name} {len(data)}\n".encode() + data)
@@ -84,7 +100,7 @@ class ImageFiles:
                 size = size or (high, wide)
                 if not self.odd and size != (high, wide):
                     self.odd = f"{name} has {high} × {wide} pixels, those before it {size[0]} × {size[1]}"
-                yield image
+                yield name, image
 
     def _arrays(self) -> Iterator[np.ndarray]:
         """`x` or `arr_0`: floats [N, C, H, W] in [-1, 1], or uint8, also [N, H, W, C]. C: 1 or 3.
@@ -113,7 +129,9 @@ class ImageFiles:
         if not np.issubdtype(x.dtype, np.floating):
             raise CheckpointError(f"{self.where}: {key} is of {x.dtype}: {expected}")
         if not np.isfinite(x).all():
-            raise CheckpointError(f"{self.where}: {key} has NaN or Inf: the generator may have diverged")
+            raise CheckpointError(
+                f"{self.where}: {key} has NaN or Inf{': the generator may have diverged' if DRAWN in arrays else ''}"
+            )
         if x.size and DRAWN not in arrays and max(-x.min(), x.max()) > 1 + STEP:
             raise CheckpointError(f"{self.where}: {key} goes from {x.min():.4g} to {x.max():.4g}: {expected}")
         for image in x.astype(np.float32, copy=False):

@@ -75,12 +75,14 @@ def _flat(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("L", "1") else "RGB")
 
 
-def complaint(where: str, corrupt: Sequence[tuple[str, str]]) -> str:
-    """Why a source of images is refused, in one line. corrupt: name and reason of each."""
+def complaint(where: str, corrupt: Sequence[tuple[str, str]], *, of: int | None = None) -> str:
+    """Why a source of images is refused, in one line. corrupt: name and reason of each; of: how many, where known."""
     named = "; ".join(f"{name}: {reason}" for name, reason in corrupt[:NAMED])
     more = f"; and {len(corrupt) - NAMED} more" if len(corrupt) > NAMED else ""
+    counted = f"{len(corrupt)} of {of} images {'is' if len(corrupt) == 1 else 'are'} " if of else ""
     return (
-        f"{where}: corrupt: {named}{more}: mend or remove it, or leave such images out (--skip-corrupt, data.skip_corrupt: true)"
+        f"{where}: {counted}corrupt: {named}{more}: mend or remove it, or leave such images out "
+        "(--skip-corrupt, data.skip_corrupt: true)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from disback_ray.errors import ConfigError, NonFiniteError
 
 Array = np.ndarray
+NAMED = 3  # images in a message
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,21 @@ def require(samples: int, dimensions: int) -> None:
     if samples < dimensions + 1:
         raise ConfigError(
             f"{samples} samples for {dimensions} features: the Fréchet distance needs at least {dimensions + 1}, evaluate more"
+        )
+
+
+def require_finite(features: Array, names: Sequence[str], *, before: int) -> None:
+    """features: real [B, …] of the images of these names; before: so many came before them.
+
+    Raises NonFiniteError, which names the first of those whose features are NaN or Inf.
+    """
+    finite = np.isfinite(features).reshape(len(names), -1).all(axis=1)
+    bad = [name for name, good in zip(names, finite, strict=True) if not good]
+    if bad:
+        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        raise NonFiniteError(
+            f"features of {len(bad)} of the first {before + len(names)} images are NaN or Inf: {', '.join(bad[:NAMED])}{more}: "
+            "look at them, and at the extractor"
         )
 
 

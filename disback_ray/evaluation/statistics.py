@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 from disback_ray.data.arrays import read_arrays
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluation.kinds import FeatureKind, Origin, require_same_resolution
-from disback_ray.evaluation.moments import Gaussian, Moments
+from disback_ray.evaluation.moments import Gaussian, Moments, require_finite
 from disback_ray.fetching import Fetched
 from disback_ray.storage import Folder
 
@@ -103,11 +103,20 @@ class Tally:
         return Statistics(self.moments.gaussian(), self.kind, origin, features)
 
 
-def tally(parts: Iterable[Sequence[np.ndarray]], extractor: Extracts, *, keep: int = KEPT_FEATURES) -> Tally:
-    """Statistics of images that come in parts: uint8 [H, W, C] each. Raises what the parts, the extractor and Tally raise."""
+def tally(
+    parts: Iterable[Sequence[np.ndarray]], extractor: Extracts,
+    *, keep: int = KEPT_FEATURES, names: Callable[[], Sequence[str]] | None = None,
+) -> Tally:  # fmt: skip
+    """Statistics of images that come in parts: uint8 [H, W, C] each. names: of the last part's, where they are files.
+
+    Raises what the parts, the extractor and Tally raise.
+    """
     found = Tally(extractor.kind, keep)
     for images in parts:
-        found.add(extractor.features(images), [(image.shape[0], image.shape[1]) for image in images])
+        features = extractor.features(images)
+        if names is not None:
+            require_finite(features, names(), before=found.moments.count)
+        found.add(features, [(image.shape[0], image.shape[1]) for image in images])
     return found
 
 
