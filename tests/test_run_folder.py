@@ -30,6 +30,7 @@ from disback_ray.run_folder import (
     mend,
     newest_checkpoint,
     read_summary,
+    roles_of,
     save_checkpoint,
     write_config,
 )
@@ -219,9 +220,7 @@ class TestCheckpoints:
     @staticmethod
     def save(folder: Folder, stage: str, step: int) -> Path:
         at = folder / CHECKPOINTS / checkpoint_name(stage, step)
-        roles = {
-            role: at.write_tensors(f"{role}.safetensors", {"w": torch.full((4,), step)}) for role in ("fake_score", "generator")
-        }
+        roles = {role: at.write_tensors(f"{role}.safetensors", {"w": torch.full((4,), step)}) for role in roles_of(stage)}
         save_checkpoint(folder, stage, step, roles)
         drop_checkpoints(folder, stage, step, keep=2)
         return at.local_path
@@ -318,10 +317,21 @@ class TestCheckpoints:
     def test_what_decides_a_switch_is_in_the_manifest(self, folder: Folder) -> None:
         gaps = [(5, 0.1), (10, 1 / 3)]
         proof = (folder / CHECKPOINTS / checkpoint_name("backtracking", 10)).write_tensors("w.safetensors", {"w": torch.ones(1)})
-        save_checkpoint(folder, "backtracking", 10, {"generator": proof}, gaps=gaps)
+        save_checkpoint(folder, "backtracking", 10, {"fake_score": proof, "generator": proof}, gaps=gaps)
         found = newest_checkpoint(folder, "backtracking")
         assert found is not None
         assert found.gaps == tuple(gaps)
+
+    @pytest.mark.parametrize("roles", [("generator",), ("fake_score", "nobody"), ("fake_score", "generator", "wait"), ()])
+    def test_a_manifest_of_other_roles_is_refused_though_its_sum_is_right(self, folder: Folder, roles: tuple[str, ...]) -> None:
+        self.save(folder, "backtracking", 100)
+        proof = (folder / CHECKPOINTS / checkpoint_name("backtracking", 200)).write_tensors("w.safetensors", {"w": torch.ones(1)})
+        save_checkpoint(folder, "backtracking", 200, dict.fromkeys(roles, proof))
+        refused: list[str] = []
+        found = newest_checkpoint(folder, "backtracking", refuse=refused.append)
+        assert found is not None
+        assert found.step == 100
+        assert "names files of other roles than fake_score and generator" in refused[0]
 
     def test_a_run_without_its_settings_isn_t_anybody_s(self, folder: Folder) -> None:
         self.save(folder, "backtracking", 100)

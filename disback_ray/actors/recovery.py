@@ -36,7 +36,7 @@ class Recovery:
 
     def __init__(self, limits: RecoveryLimits, audience: Audience, *, missing: Callable[[], str]) -> None:
         """missing: what the cluster lacks at the moment of what was reserved, in one line; nothing while it has it."""
-        self.audience = audience
+        self.limits, self.audience = limits, audience
         self.players: dict[str, Player] = {}
         self.calls = 0
         self.slowness = Slowness()
@@ -100,7 +100,7 @@ class Recovery:
 
     def accounts(self) -> tuple[dict[str, Account], dict[str, float]]:
         """Each seat's calls since it was last asked, and what to add to its clock to have the driver's. Lost ones are left out."""
-        return accounts_of(self.players.values(), self.seats)
+        return accounts_of(self.players.values(), self.seats, timeout=self.limits.hang)
 
     def renew(self) -> None:
         """Builds every role anew, in the process that it has, as if nothing had been asked of any. What is under way ends first."""

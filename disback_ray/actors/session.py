@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import _raylet as typed_raylet
 from ray._private import ray_constants, services, worker
+from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 from ray._private.utils import read_ray_address
 from ray.util.client import ray as ray_client
 
 from disback_ray.errors import ClusterError
+
+raylet: Any = typed_raylet
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LOCAL_CPUS = 4  # Ray counts these, it doesn't pin them: the cast and Ray Train have room on a laptop of two cores as well
@@ -91,16 +96,25 @@ def _start_private(modules: Sequence[str]) -> None:
 
 
 def begin_private(**options: Any) -> None:
-    """A cluster of this process's own, without Ray's dashboard. options: more of ray.init's.
-
-    Where Ray makes the user's first token for it, nobody else on this machine may read that.
-    """
-    token = Path.home() / ".ray" / "auth_token"
-    made_before = token.exists()
+    """A cluster of this process's own, without Ray's dashboard. options: more of ray.init's."""
+    _make_token()
     with _loopback(), _set(PRIVATE):
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options)
-    if token.exists() and not made_before:
-        token.chmod(0o600)  # Ray leaves it to the umask
+
+
+def _make_token() -> None:
+    """The user's first token, where Ray would make one for a cluster of its own: that others on this machine can't read it either."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    if raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    token.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=token.parent, prefix="auth_token.", delete=False
+    ) as file:  # readable by its owner alone
+        file.write(generate_new_authentication_token())
+    os.replace(file.name, token)
 
 
 @contextmanager

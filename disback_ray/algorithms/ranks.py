@@ -4,6 +4,9 @@
 torch's DistributedDataParallel, made for one backward pass after each forward pass, doesn't have. `fsdp`: FSDP2's fully_shard.
 """
 
+import ipaddress
+import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,14 +123,21 @@ ALONE = Ranks()
 def join(ranks: Ranks, *, address: str, port: int, timeout: float) -> None:
     """Makes this process one of the ranks: nccl between GPUs, gloo between CPUs. The first rank's machine has the address.
 
+    They listen there alone, which is loopback in a private cluster: who reaches their ports can disturb them, and no token is asked for.
     A rank's death raises in all others. timeout: seconds for the others to come, and for each collective call.
     """
     if ranks.count == 1:
         return
     if dist.is_initialized():
         dist.destroy_process_group()
+    if ipaddress.ip_address(address).is_loopback:
+        name = next(name for _, name in socket.if_nameindex() if name in ("lo", "lo0"))
+        os.environ.update(GLOO_SOCKET_IFNAME=name, NCCL_SOCKET_IFNAME=name)
     limit = timedelta(seconds=timeout)
-    store = dist.TCPStore(address, port, ranks.count, is_master=ranks.first, timeout=limit)  # type: ignore[attr-defined]
+    listening = socket.create_server((address, port)).detach() if ranks.first else None
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, ranks.count, is_master=ranks.first, timeout=limit, master_listen_fd=listening
+    )
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.count, timeout=limit)
 

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from disback_ray.actors.company import Company
-from disback_ray.algorithms import degradation
 from disback_ray.algorithms.cast import Step
 from disback_ray.auto_path import keyed
 from disback_ray.following import Follower
 from disback_ray.production import Production
 from disback_ray.rehearsal.targets import Targets
-from disback_ray.run_folder import CHECKPOINTS, STAGES, Checkpoint, checkpoint_name, drop_checkpoints, save_checkpoint
+from disback_ray.run_folder import CHECKPOINTS, STAGES, Checkpoint, checkpoint_name, drop_checkpoints, roles_of, save_checkpoint
 from disback_ray.storage import Folder
 
 
@@ -55,7 +54,7 @@ class Checkpoints:
         if most is not None and done - self.kept > most:
             self.follower.finish()
         folder = self.production.folder / CHECKPOINTS / checkpoint_name(stage, done)
-        roles = ["fake_score"] if stage == degradation.STAGE else ["fake_score", "generator"]
+        roles = roles_of(stage)
         taken = [getattr(self.company, role).snapshot() for role in roles]
         written = [getattr(self.company, role).write(snapshot, folder) for role, snapshot in zip(roles, taken, strict=True)]
         self.asked = done

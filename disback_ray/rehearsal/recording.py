@@ -43,9 +43,12 @@ def _between(crew: Crew, step: Step) -> None:
 def _wrong_node(crew: Crew, later: Checkpoint | None, recorded: int) -> int | None:
     """The first node that is missing or damaged, of those that Algorithm 2 still needs; said, unless it was never there.
 
-    later: its checkpoint to go on from, None where it has none. recorded: the last step that has a row, written once its node is there.
+    later: its checkpoint to go on from, None where it has none. recorded: the last step that has a row, written once its node is there;
+    a checkpoint comes after its node as well, where the rows are lost.
     """
     path, marks = crew.production.places.run / "path", crew.production.recipe.marks
+    kept = newest_checkpoint(crew.production.folder, degradation.STAGE)
+    recorded = max(recorded, kept.step if kept else 0)
     for node in range(1, crew.targets.farthest_needed(later) + 1):
         try:
             check_node(path, node)

@@ -6,6 +6,7 @@ from disback_ray.run_folder.checkpoint import (
     drop_checkpoints,
     drop_checkpoints_after,
     newest_checkpoint,
+    roles_of,
     save_checkpoint,
 )
 from disback_ray.run_folder.claim import check_teacher, claim, mend
@@ -37,6 +38,7 @@ __all__ = [
     "placement_of",
     "read_summary",
     "recipe_of",
+    "roles_of",
     "save_checkpoint",
     "storage_of",
     "versions",

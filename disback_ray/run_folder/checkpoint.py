@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from disback_ray.algorithms import degradation
 from disback_ray.errors import CheckpointError
 from disback_ray.run_folder.layout import CHECKPOINTS, CONFIG, MANIFEST, SUMMARY
 from disback_ray.storage import Folder
@@ -25,6 +26,11 @@ class Checkpoint:
     files: dict[str, dict[str, Any]]
     gaps: tuple[tuple[int, float], ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+
+
+def roles_of(stage: str) -> tuple[str, ...]:
+    """Whose weights a checkpoint of the stage holds: Algorithm 1 changes those of s_φ's role alone."""
+    return ("fake_score",) if stage == degradation.STAGE else ("fake_score", "generator")
 
 
 def save_checkpoint(
@@ -88,10 +94,14 @@ def _whole(found: Folder, name: str) -> Checkpoint:
     manifest = found.read_json(MANIFEST)
     try:
         said = {key: value for key, value in manifest.items() if key != "sha256"}
-        if _sum(said) != manifest["sha256"] or not manifest["files"]:
+        if _sum(said) != manifest["sha256"]:
             raise CheckpointError(f"{found.uri}/{MANIFEST} is not what was written: its SHA-256 differs from its own")
         if checkpoint_name(manifest["stage"], manifest["step"]) != name:
             raise CheckpointError(f"{found.uri}/{MANIFEST} is of another checkpoint, {manifest['stage']} step {manifest['step']}")
+        if set(manifest["files"]) != set(roles_of(manifest["stage"])):
+            raise CheckpointError(
+                f"{found.uri}/{MANIFEST} names files of other roles than {' and '.join(roles_of(manifest['stage']))}"
+            )
         gaps = tuple((int(done), float(gap)) for done, gap in manifest["gaps"])
         texts = {str(name): str(text) for name, text in manifest.get("texts", {}).items()}
         whole = Checkpoint(found, manifest["stage"], manifest["step"], manifest["files"], gaps, texts)

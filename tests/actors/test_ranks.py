@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,31 @@ def test_two_ranks_are_one_role(troupe: Any, stage_of: Any, attached: str, tmp_p
     scores = [accounts[f"fake_score/{rank}"].totals["score"].calls for rank in (0, 1)]
     assert scores[0] == scores[1] > 0, "each rank takes every other micro-batch"
     assert all(abs(late) < 5 for late in clocks.values()), "these machines are one; the rest is how long an answer took"
+
+
+LISTENING = """
+import sys
+import psutil, torch
+import torch.distributed as dist
+from disback_ray.algorithms.ranks import Ranks, join
+
+rank, port = map(int, sys.argv[1:])
+join(Ranks(rank, 2, "ddp"), address="127.0.0.1", port=port, timeout=60)
+total = torch.full((3,), rank + 1.0)
+dist.all_reduce(total)
+print(total.tolist(), {c.laddr.ip for c in psutil.Process().net_connections() if c.status == "LISTEN"})
+dist.barrier()
+"""
+
+
+def test_ranks_that_meet_at_loopback_listen_nowhere_else() -> None:
+    """Whatever address the machine's name has: gloo would listen there, and torch's store everywhere."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    commands = [[sys.executable, "-c", LISTENING, str(rank), str(port)] for rank in (0, 1)]
+    ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    said = [rank.communicate(timeout=120)[0].strip() for rank in ranks]
+    assert said == ["[3.0, 3.0, 3.0] {'127.0.0.1'}"] * 2
 
 
 def test_alone_nothing_is_summed_gathered_or_cut() -> None:

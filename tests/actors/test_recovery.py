@@ -231,6 +231,20 @@ def test_who_hangs_is_given_up_and_put_up_again(seat: Seat, tmp_path: Path, monk
     assert hangs.exists()
 
 
+def test_who_hangs_gives_no_account_and_holds_nobody_up(seat: Seat) -> None:
+    troupe = seat(a={}, b={}, hang=3)
+    troupe.recovery.wait([proxy.add(1) for proxy in troupe.proxies.values()])
+    stopped = troupe.recovery.seats["a"]["pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    began = time.monotonic()
+    accounts, clocks = troupe.recovery.accounts()
+    assert time.monotonic() - began < 15
+    assert accounts["b"].totals["add"].calls == 1
+    assert accounts.keys() == clocks.keys() == {"b"}
+    os.kill(stopped, signal.SIGKILL)
+    assert troupe.recovery.accounts()[0].keys() == {"b"}, "nor does who is lost"
+
+
 @pytest.mark.parametrize(
     ("begun", "busy", "seconds", "why"),
     [
