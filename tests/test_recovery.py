@@ -299,6 +299,7 @@ def test_a_damaged_node_is_recorded_again_while_it_is_needed(tiny: Any, command:
         ("", "node-3.json", "gone", 5),
         ("", "node-3.safetensors", "cut off", 5),
         ("", "node-1.json", "gone with the whole path", 0),
+        ("", "node-1.json", "gone with the whole path and the rows", 0),
     ]:
         shutil.copytree(whole, out)
         for checkpoint in (name for name in (out / "checkpoints").glob("backtracking-*") if name.name > left):
@@ -309,8 +310,10 @@ def test_a_damaged_node_is_recorded_again_while_it_is_needed(tiny: Any, command:
         file.write_bytes({"flipped": data[:-1] + bytes([data[-1] ^ 1]), "cut off": data[:-20]}.get(harm, b""))
         if harm == "gone":
             file.unlink()
-        if harm == "gone with the whole path":
+        if harm.startswith("gone with the whole path"):
             shutil.rmtree(out / "path")
+        if harm.endswith("and the rows"):
+            (out / "metrics.parquet").unlink()
         said = command(*tiny.arguments("ring8", out, *more))
         assert said.status == 0
         told = [line for line in said.err.splitlines() if line.endswith("it is recorded again")]
