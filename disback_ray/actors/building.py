@@ -47,8 +47,11 @@ class Builder:
     def _build_once(self, damage: Damage) -> None:
         """Those that are lost meanwhile are what is left of damage.anew."""
         builds = {name: self.players[name].process.build() for name in self.players if name in damage.anew}
+        for name, seats in builds.items():
+            self.players[name].builds = list(seats.values())
         self.waiting.until_there([build for seats in builds.values() for build in seats.values()])
         for name, seats in builds.items():
+            self.players[name].builds = []
             errors = [error for build in seats.values() if (error := error_of(build)) is not None]
             gone = [error for error in errors if is_gone(error)]
             if errors and not gone:

@@ -27,7 +27,7 @@ from disback_ray.storage import Folder
 from disback_ray.teachers.saved import load_spec
 
 RANK_SECONDS = 300.0
-"""So long a rank waits for the others; their death it learns at once."""
+"""So long a rank waits for the others. Their death it learns at once; while they are still to meet, the driver does, and ends them all."""
 
 
 @dataclass(frozen=True)

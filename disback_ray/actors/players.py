@@ -40,7 +40,8 @@ class Player:
 
     turns: so many calls its process has been given; log: its calls since it was last saved; losses: when its process was lost.
     under_way: the turns of calls that aren't known to have been made, and their notes.
-    built: whether its process has the role; why: it was ended; beats, asked: the signs of life that are waited for, and since when.
+    built: whether its process has the role; builds: what each of its ranks gives once it has; why: it was ended.
+    beats, asked: the signs of life that are waited for, and since when.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Player:
     spawn: Callable[[], OnRay | RankGroup]
     process: OnRay | RankGroup
     built: bool = False
+    builds: list[Any] = field(default_factory=list)
     why: str = ""
     beats: list[Any] = field(default_factory=list)
     asked: float = 0.0

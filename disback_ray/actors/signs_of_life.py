@@ -24,8 +24,10 @@ class SignsOfLife:
         self._dead: dict[str, tuple[Any, str]] = {}
 
     def listen(self) -> bool:
-        """Ends whoever hangs: its calls fail then, and it is put up again. Whether somebody is dead whom no call may tell of."""
+        """Ends whoever hangs, or would: its calls fail then, and it is put up again. Whether somebody is dead whom no call may tell of."""
         for player in self.players.values():
+            if not player.why:
+                self.look_at_builds(player)
             if not player.why:
                 self.listen_to(player, time.monotonic())
         return bool(self._dead)
@@ -35,6 +37,12 @@ class SignsOfLife:
         dead = {name: why for name, (process, why) in self._dead.items() if process is self.players[name].process}
         self._dead.clear()
         return dead
+
+    def look_at_builds(self, player: Player) -> None:
+        """Ends all ranks as soon as one is gone: the others would wait for it where they meet, and are built again with it anyway."""
+        there, waiting = ray.wait(player.builds, num_returns=len(player.builds), timeout=0) if player.builds else ([], [])
+        if waiting and (gone := [error for build in there if (error := error_of(build)) is not None and is_gone(error)]):
+            _end(player, reason_of(gone[0]))
 
     def listen_to(self, player: Player, now: float) -> None:
         if not player.beats:

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import ray
 import torch
+from ray.exceptions import RayActorError
 
+from disback_ray.actors import building, recovery, signs_of_life, waiting
 from disback_ray.actors import hosted as hosting
-from disback_ray.actors import recovery, signs_of_life
 from disback_ray.actors.building import Builder
 from disback_ray.actors.calls import Call, looks, starts
 from disback_ray.actors.on_ray import OnRay
+from disback_ray.actors.placement import Whereabouts
 from disback_ray.actors.players import Player, Proxy, Recovered
 from disback_ray.actors.recovery import Recovery
 from disback_ray.actors.signs_of_life import SignsOfLife
@@ -273,6 +275,48 @@ def test_how_long_one_may_take_to_be_built(
         process.has_begun = lambda: True
         signs.listen_to(player, seconds + 49)
         assert not ended
+
+
+def test_a_rank_that_is_gone_while_they_are_to_meet_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others, which would wait in vain, are ended with it: one loss, for its reason, also where the role was built before."""
+    looks = iter(range(100))
+    ended: list[str] = []
+
+    def wait(refs: list[str], **_: Any) -> tuple[list[str], list[str]]:
+        assert next(looks) < 99, "nobody ended the rank that waits"
+        later = [ref for ref in refs if ref == "waits" and not ended]
+        return [ref for ref in refs if ref not in later], later
+
+    def group(first: str, second: str) -> Any:
+        return SimpleNamespace(
+            build=lambda: {"a/0": first, "a/1": second}, beat=lambda: "waits", kill=lambda: None,
+            beats=lambda: ["waits"], has_begun=lambda: True, kill_stuck=lambda: ended.append(first),
+        )  # fmt: skip
+
+    errors = {"waits": RayActorError(error_msg="killed"), "gone": RayActorError(error_msg="the node was low on memory")}
+    seat = Whereabouts(pid=1, host="h", node="here", node_id="b", devices=())
+    monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.0)
+    for module in (waiting, signs_of_life, building):
+        monkeypatch.setattr(module, "ray", SimpleNamespace(wait=wait, get=lambda build: seat))
+    for module in (signs_of_life, building):
+        monkeypatch.setattr(module, "error_of", errors.get)
+    for built in (False, True):
+        ended.clear()
+        player = Player("a", Role, lambda: group("there", "there"), group("waits", "gone"), built=built)
+        signs, limits = SignsOfLife({"a": player}, RecoveryLimits()), RecoveryLimits()
+        damage = Builder({"a": player}, Waiting({"a": player}, signs, Heard(), missing=lambda: ""), limits).build_all()
+        assert (ended, damage.losses, len(player.losses)) == (["waits"], {"a": "its process was killed for want of memory"}, 1)
+        assert (player.built, player.builds, player.why) == (True, [], "")
+
+
+def test_begun_anew_nothing_is_known_of_calls_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that failed before is another call's then: whoever waits for one behind it would be dismissed."""
+    ours = Recovery(RecoveryLimits(), Heard(), missing=lambda: "")
+    monkeypatch.setattr(Waiting, "until_there", lambda *_, **__: True)
+    process: Any = SimpleNamespace(build=dict)
+    ours.players["a"] = Player("a", Role, lambda: process, process, turns=5, under_way={4: "failed"})
+    ours.renew()
+    assert (ours.players["a"].turns, ours.players["a"].under_way) == (0, {})
 
 
 def test_errors_are_one_line_but_a_bug_keeps_its_traceback(seat: Seat) -> None:
