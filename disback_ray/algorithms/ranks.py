@@ -124,7 +124,7 @@ def join(ranks: Ranks, *, address: str, port: int, timeout: float) -> None:
     """Makes this process one of the ranks: nccl between GPUs, gloo between CPUs. The first rank's machine has the address.
 
     They listen there alone, which is loopback in a private cluster: who reaches their ports can disturb them, and no token is asked for.
-    A rank's death raises in all others. timeout: seconds for the others to come, and for each collective call.
+    Once they have met, a rank's death raises in all others. timeout: seconds for the others to come, and for each collective call.
     """
     if ranks.count == 1:
         return
