@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from disback_ray.actors.damage import Damage
-from disback_ray.actors.losses import error_of, is_gone, plain, reason_of
+from disback_ray.actors.losses import error_of, is_gone, is_of_another, plain, reason_of
 from disback_ray.actors.players import Player
 from disback_ray.actors.waiting import Waiting
 from disback_ray.config import RecoveryLimits
@@ -54,8 +54,9 @@ class Builder:
             self.players[name].builds = []
             errors = [error for build in seats.values() if (error := error_of(build)) is not None]
             gone = [error for error in errors if is_gone(error)]
-            if errors and not gone:
-                raise plain(errors[0]) from None
+            own = [error for error in errors if not is_gone(error) and not is_of_another(error)]
+            if own or (errors and not gone):
+                raise plain((own or errors)[0]) from None
             if gone:
                 damage.gone[name] = self.players[name].why or reason_of(gone[0])
                 continue

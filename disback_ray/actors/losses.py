@@ -15,6 +15,7 @@ from ray.exceptions import (
 )
 
 from disback_ray.actors.turns import OutOfTurn
+from disback_ray.algorithms.ranks import is_of_a_peer
 from disback_ray.errors import ClusterError, DisbackError
 
 
@@ -33,6 +34,12 @@ def is_gone(error: BaseException) -> bool:
 def is_loss(error: BaseException) -> bool:
     """Whether all that is wrong is that a process or an object was lost, here or before: made again, the call may well succeed."""
     return isinstance(cause_of(error), (RayActorError, ActorUnschedulableError, ObjectLostError, OutOfTurn))
+
+
+def is_of_another(error: BaseException) -> bool:
+    """Whether a rank failed only because another one of its group is gone, failed itself, or didn't come."""
+    cause = cause_of(error)
+    return isinstance(cause, RuntimeError) and is_of_a_peer(cause)
 
 
 def plain(error: BaseException) -> BaseException:

@@ -39,10 +39,10 @@ class SignsOfLife:
         return dead
 
     def look_at_builds(self, player: Player) -> None:
-        """Ends all ranks as soon as one is gone: the others would wait for it where they meet, and are built again with it anyway."""
+        """Ends all ranks as soon as one is gone, or can't be built: the others would wait for it where they meet, and go with it anyway."""
         there, waiting = ray.wait(player.builds, num_returns=len(player.builds), timeout=0) if player.builds else ([], [])
-        if waiting and (gone := [error for build in there if (error := error_of(build)) is not None and is_gone(error)]):
-            _end(player, reason_of(gone[0]))
+        if waiting and (errors := [error for build in there if (error := error_of(build)) is not None]):
+            _end(player, reason_of(next(filter(is_gone, errors), errors[0])))
 
     def listen_to(self, player: Player, now: float) -> None:
         if not player.beats:

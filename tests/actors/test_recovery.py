@@ -20,6 +20,7 @@ from disback_ray.actors import building, recovery, signs_of_life, waiting
 from disback_ray.actors import hosted as hosting
 from disback_ray.actors.building import Builder
 from disback_ray.actors.calls import Call, looks, starts
+from disback_ray.actors.damage import Damage
 from disback_ray.actors.on_ray import OnRay
 from disback_ray.actors.placement import Whereabouts
 from disback_ray.actors.players import Player, Proxy, Recovered
@@ -277,15 +278,11 @@ def test_how_long_one_may_take_to_be_built(
         assert not ended
 
 
-def test_a_rank_that_is_gone_while_they_are_to_meet_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others, which would wait in vain, are ended with it: one loss, for its reason, also where the role was built before."""
-    looks = iter(range(100))
+@pytest.fixture
+def met(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Builds a role of two ranks, without Ray: "waits" comes once it is ended, and others at once. What was ended, and the player."""
+    seat = Whereabouts(pid=1, host="h", node="here", node_id="b", devices=())
     ended: list[str] = []
-
-    def wait(refs: list[str], **_: Any) -> tuple[list[str], list[str]]:
-        assert next(looks) < 99, "nobody ended the rank that waits"
-        later = [ref for ref in refs if ref == "waits" and not ended]
-        return [ref for ref in refs if ref not in later], later
 
     def group(first: str, second: str) -> Any:
         return SimpleNamespace(
@@ -293,20 +290,44 @@ def test_a_rank_that_is_gone_while_they_are_to_meet_is_not_waited_for(monkeypatc
             beats=lambda: ["waits"], has_begun=lambda: True, kill_stuck=lambda: ended.append(first),
         )  # fmt: skip
 
-    errors = {"waits": RayActorError(error_msg="killed"), "gone": RayActorError(error_msg="the node was low on memory")}
-    seat = Whereabouts(pid=1, host="h", node="here", node_id="b", devices=())
-    monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.0)
-    for module in (waiting, signs_of_life, building):
-        monkeypatch.setattr(module, "ray", SimpleNamespace(wait=wait, get=lambda build: seat))
-    for module in (signs_of_life, building):
-        monkeypatch.setattr(module, "error_of", errors.get)
-    for built in (False, True):
+    def make(first: str, second: str, errors: dict[str, Exception], *, built: bool) -> tuple[list[str], Player, Damage]:
+        looks = iter(range(100))
+
+        def wait(refs: list[str], **_: Any) -> tuple[list[str], list[str]]:
+            assert next(looks) < 99, "nobody ended the rank that waits"
+            later = [ref for ref in refs if ref == "waits" and not ended]
+            return [ref for ref in refs if ref not in later], later
+
+        monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.0)
+        for module in (waiting, signs_of_life, building):
+            monkeypatch.setattr(module, "ray", SimpleNamespace(wait=wait, get=lambda build: seat))
+        for module in (signs_of_life, building):
+            monkeypatch.setattr(module, "error_of", errors.get)
         ended.clear()
-        player = Player("a", Role, lambda: group("there", "there"), group("waits", "gone"), built=built)
+        player = Player("a", Role, lambda: group("there", "there"), group(first, second), built=built)
         signs, limits = SignsOfLife({"a": player}, RecoveryLimits()), RecoveryLimits()
         damage = Builder({"a": player}, Waiting({"a": player}, signs, Heard(), missing=lambda: ""), limits).build_all()
-        assert (ended, damage.losses, len(player.losses)) == (["waits"], {"a": "its process was killed for want of memory"}, 1)
-        assert (player.built, player.builds, player.why) == (True, [], "")
+        return ended, player, damage
+
+    return make
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_a_rank_that_is_gone_while_they_are_to_meet_is_not_waited_for(met: Callable[..., Any], built: bool) -> None:
+    """The others, which would wait in vain, are ended with it: one loss, for its reason, also where the role was built before."""
+    errors = {"waits": RayActorError(error_msg="killed"), "gone": RayActorError(error_msg="the node was low on memory")}
+    ended, player, damage = met("waits", "gone", errors, built=built)
+    assert (ended, damage.losses, len(player.losses)) == (["waits"], {"a": "its process was killed for want of memory"}, 1)
+    assert (player.built, player.builds, player.why) == (True, [], "")
+
+
+@pytest.mark.parametrize("others", [RayActorError(error_msg="killed"), RuntimeError("[gloo] Connection closed by peer")])
+def test_a_rank_that_can_t_be_built_says_why_and_not_what_became_of_the_others(
+    met: Callable[..., Any], others: Exception
+) -> None:
+    ours = DeviceMemoryError("generator ran out of GPU memory")
+    with pytest.raises(DeviceMemoryError, match="ran out of GPU memory"):
+        met("waits", "wrong", {"waits": others, "wrong": ours}, built=False)
 
 
 def test_begun_anew_nothing_is_known_of_calls_before(monkeypatch: pytest.MonkeyPatch) -> None:
