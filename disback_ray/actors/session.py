@@ -109,7 +109,7 @@ def _make_token() -> None:
     if raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
         return
     token = Path.home() / ".ray" / "auth_token"
-    token.parent.mkdir(parents=True, exist_ok=True)
+    token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=token.parent, prefix="auth_token.", delete=False
     ) as file:  # readable by its owner alone

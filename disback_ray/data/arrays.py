@@ -16,12 +16,12 @@ DRAWN = "drawn"
 """In an .npz of samples: the seed. A model drew them, and they are what it gave, also outside of [-1, 1]."""
 
 
-def read_arrays(data: bytes, names: Collection[str], *, where: str) -> dict[str, np.ndarray]:
-    """Those of the names that are there. Raises CheckpointError where it is damaged, or larger than any that we know of."""
+def read_arrays(data: bytes, names: Collection[str], *, where: str, most: int = MOST_BYTES) -> dict[str, np.ndarray]:
+    """Those of the names that are there. most: bytes, unpacked. Raises CheckpointError where it is damaged, or has more."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
-                raise CheckpointError(f"{where}: unpacked it would be larger than {MOST_BYTES >> 30} GiB")
+            if sum(member.file_size for member in archive.infolist()) > most:
+                raise CheckpointError(f"{where}: unpacked it would be larger than {most >> 30} GiB")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files if name in names}
     except (*DAMAGED, SyntaxError, TokenError, TypeError) as error:  # the last three of numpy, for a header that is none

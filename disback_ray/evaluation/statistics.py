@@ -25,6 +25,10 @@ KEPT_FEATURES = 10_000
 """So many samples' features are kept: at 2,048 each, 82 MB."""
 ROUNDING = 1e-6
 """A covariance's eigenvalues may be this far below 0, as a part of the largest: further, it is none."""
+LARGEST = 1e100
+"""Products of what is larger overflow."""
+MOST_BYTES = 1 << 30
+"""Unpacked; those of 2,048 features have 116 MB."""
 
 
 class Extracts(Protocol):
@@ -138,7 +142,7 @@ def save_statistics(folder: Folder, name: str, found: Statistics) -> None:
 def read_statistics(file: Fetched) -> Statistics:
     """Ours, clean-fid's or EDM's. Raises CheckpointError where it is damaged or holds no statistics."""
     try:
-        found = read_arrays(file.data, ("mu", "sigma", "about", "features"), where="no statistics of features")
+        found = read_arrays(file.data, ("mu", "sigma", "about", "features"), where="no statistics of features", most=MOST_BYTES)
         if any(np.iscomplexobj(found[name]) for name in ("mu", "sigma")):
             raise ValueError("mu or sigma is complex")
         mean, covariance = (np.asarray(found[name], np.float64) for name in ("mu", "sigma"))
@@ -149,7 +153,7 @@ def read_statistics(file: Fetched) -> Statistics:
         raise CheckpointError(f"{file.name}: no statistics of features: it has no {error.args[0]!r}") from None
     except CheckpointError as error:
         raise CheckpointError(f"{file.name}: {error}") from None
-    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointError(f"{file.name}: no statistics of features: {' '.join(str(error).split())[:200]}") from None
     if about is not None:
         origin = replace(origin, name=f"{file.name} of {origin.name}", sha256=file.sha256)
@@ -174,6 +178,10 @@ def _check(mean: np.ndarray, covariance: np.ndarray, name: str) -> None:
         raise CheckpointError(f"{name}: mu has shape {mean.shape} and sigma {covariance.shape}: expected [D] and [D, D], D > 1")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise CheckpointError(f"{name}: has NaN or Inf: make the statistics again")
+    if max(np.abs(mean).max(), np.abs(covariance).max()) > LARGEST:
+        raise CheckpointError(
+            f"{name}: has numbers over {LARGEST:g}, of which no distance can be told: make the statistics again"
+        )
     values = np.linalg.eigvalsh((covariance + covariance.T) / 2)
     if not np.allclose(covariance, covariance.T, atol=ROUNDING * abs(covariance).max()) or values[0] < -ROUNDING * abs(
         values[-1]

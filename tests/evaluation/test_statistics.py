@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -76,6 +77,12 @@ def test_edm_s_references_are_read_and_their_kind_has_to_be_said() -> None:
         ({"mu": np.zeros(3), "sigma": np.eye(3) + 0j}, "mu or sigma is complex"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "about": np.array("{}")}, "no 'kind'"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "about": np.array("{")}, "no statistics of features"),
+        (
+            {"mu": np.zeros(3), "sigma": np.eye(3), "about": np.array('{"kind": null, "origin": null}')},
+            "no statistics of features",
+        ),
+        ({"mu": np.zeros(3), "sigma": 1e308 * np.eye(3)}, "has numbers over 1e"),
+        ({"mu": np.full(3, -1e200), "sigma": np.eye(3)}, "has numbers over 1e"),
     ],
 )
 def test_other_files_are_refused(arrays: dict[str, Any], said: str) -> None:
@@ -231,3 +238,14 @@ def test_the_features_that_are_kept_are_of_all_samples() -> None:
     assert len(np.unique(made[0], axis=0)) == 500
     shares = np.bincount(made[0][:, 0].round().clip(0, 9).astype(int), minlength=10)
     assert 25 < shares.min() <= shares.max() < 75, "50 are due, with a standard deviation of 6"
+
+
+def test_a_file_that_unpacks_to_more_than_statistics_have_is_refused_unread(tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("features.npy", "w") as member,
+    ):
+        for _ in range((1 << 30 >> 24) + 1):
+            member.write(bytes(1 << 24))
+    with pytest.raises(CheckpointError, match="unpacked it would be larger than 1 GiB"):
+        read_statistics(fetch(str(tmp_path / "bomb.npz")))
