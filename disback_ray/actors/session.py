@@ -22,7 +22,6 @@ from ray.util.client import ray as ray_client
 from disback_ray.errors import ClusterError
 
 raylet: Any = typed_raylet
-
 PACKAGE = Path(__file__).resolve().parents[1]
 LOCAL_CPUS = 4  # Ray counts these, it doesn't pin them: the cast and Ray Train have room on a laptop of two cores as well
 ON_THE_CLUSTER = "run the driver on a machine of the cluster (`ray job submit` does)"
@@ -110,9 +109,7 @@ def _make_token() -> None:
         return
     token = Path.home() / ".ray" / "auth_token"
     token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=token.parent, prefix="auth_token.", delete=False
-    ) as file:  # readable by its owner alone
+    with tempfile.NamedTemporaryFile("w", dir=token.parent, delete=False) as file:  # which its owner alone may read
         file.write(generate_new_authentication_token())
     os.replace(file.name, token)
 
