@@ -180,12 +180,12 @@ def check_networks(recipe: Recipe, teacher: Folder) -> None:
             student.network.check()
     if isinstance(student.network, DenoiserSpec) and recipe.student.checkpointing:
         with _named("student"):
-            checkpoint_gradients(student.network.sketch())
+            checkpoint_gradients(student.network.sketch(), recipe.student.checkpointing)
     with _named("fake_score"):
         if recipe.fake_score.lora is not None:
             add_lora(spec.sketch(), recipe.fake_score.lora)
         if recipe.fake_score.checkpointing:
-            checkpoint_gradients(spec.sketch())
+            checkpoint_gradients(spec.sketch(), recipe.fake_score.checkpointing)
 
 
 @contextmanager

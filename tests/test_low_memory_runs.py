@@ -107,6 +107,12 @@ def test_another_start_of_s_phi_is_another_run_towards_the_same_targets(
         ),
         ("ring8", ["precision.generator=bf16"], "precision.generator: bf16: only denoisers can, and the student is an MLP"),
         ("ring8", ["student.checkpointing=true"], "checkpointing: true: a plain MLP has no blocks"),
+        ("ring8", ["student.checkpointing=selective"], "checkpointing: selective: a plain MLP has no blocks"),
+        (
+            "digits",
+            ["fake_score.checkpointing=some"],
+            "fake_score.checkpointing: 'some': input should be False, True or 'selective'",
+        ),
         ("ffhq64-edm", ["student.ema_on=host"], "ema_on: host: there is no average"),
         ("digits", ["precision.teacher=bf16_stochastic"], "precision.teacher: 'bf16_stochastic'"),
         ("digits", ["precision.student=bf16"], "unknown key precision.student"),

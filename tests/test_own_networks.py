@@ -128,6 +128,7 @@ def test_a_module_that_the_recipe_does_not_name_is_no_teacher_of_its_cache(recip
         ("student.network={kind: ddpmpp, multipliers: [1,1,1,1,1]}", "student.network: can't be built for samples of shape (1, 8, 8)"),
         ("student.checkpointing=true", "student: checkpointing: true: the network has no blocks"),
         ("fake_score.checkpointing=true", "fake_score: checkpointing: true: the network has no blocks"),
+        ("fake_score.checkpointing=selective", "fake_score: checkpointing: selective: the network has no blocks"),
         ("fake_score.lora={rank: 2, targets: [to_q]}", "fake_score: lora.targets: no layer's name ends with 'to_q'"),
         ("data={kind: digits, conditional: false}", "teacher.shape, teacher.classes: [1, 8, 8], 10; data of kind digits have [1, 8, 8], 0"),
     ],

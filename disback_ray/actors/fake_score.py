@@ -23,7 +23,7 @@ from disback_ray.algorithms.ranks import ALONE, Ranks
 from disback_ray.algorithms.records import Field, Probe, Sample, Score, Scored, WireDtype, rounded
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
-from disback_ray.networks.checkpointing import checkpoint_gradients
+from disback_ray.networks.checkpointing import Checkpointing, checkpoint_gradients
 from disback_ray.networks.precision import Precision, set_precision
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.path_copies import PathCopies
@@ -58,7 +58,7 @@ class FakeScoreSettings:
     weighting: Weighting
     wire: WireDtype = "fp32"
     precision: Precision = "fp32"
-    checkpointing: bool = False
+    checkpointing: Checkpointing = False
     seed: int = 0
 
 
@@ -100,7 +100,7 @@ class FakeScore:
         """In the settings' precision, on the device; where ranks share it out, whole until a stage begins."""
         set_precision(denoiser, self.settings.precision)
         if self.settings.checkpointing:
-            checkpoint_gradients(denoiser)
+            checkpoint_gradients(denoiser, self.settings.checkpointing)
         return denoiser if self.ranks.sharded else denoiser.to(self.device)
 
     @starts

@@ -19,7 +19,7 @@ from disback_ray.algorithms.records import Drawn, Field, Sample, WireDtype, roun
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
-from disback_ray.networks.checkpointing import checkpoint_gradients
+from disback_ray.networks.checkpointing import Checkpointing, checkpoint_gradients
 from disback_ray.networks.precision import Precision, set_precision
 from disback_ray.networks.spec import GeneratorSpec
 from disback_ray.storage import Folder, digest
@@ -45,7 +45,7 @@ class GeneratorSettings:
     seed: int
     wire: WireDtype = "fp32"
     precision: Precision = "fp32"
-    checkpointing: bool = False
+    checkpointing: Checkpointing = False
     graph: Literal["keep", "recompute"] = "keep"
     ema_on: Literal["device", "host"] = "device"
     ema_ramp: int = 10
@@ -74,7 +74,7 @@ class Generator:
         )
         set_precision(network, settings.precision)
         if settings.checkpointing:
-            checkpoint_gradients(network)
+            checkpoint_gradients(network, settings.checkpointing)
         self.network = ranks.settle(network, self.device)
         self.learner = Learner(
             self.network, settings.optimiser, updates=settings.steps, name="generator", seed=settings.seed, ranks=ranks

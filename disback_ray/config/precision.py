@@ -1,6 +1,7 @@
 """recipe.yaml's precision, and what s_φ is made of."""
 
 from disback_ray.config.base import Frozen, refuse_unknown_keys
+from disback_ray.networks.checkpointing import Checkpointing
 from disback_ray.networks.lora import LoRA
 from disback_ray.networks.precision import FrozenPrecision
 from disback_ray.networks.precision import Precision as TrainedPrecision
@@ -21,7 +22,8 @@ class Precision(Frozen):
 
 
 class FakeScoreNetwork(Frozen):
-    """lora: s_φ and the path are adapters on the frozen teacher; null: each is all of a network. checkpointing: of gradients."""
+    """lora: s_φ and the path are adapters on the frozen teacher; null: each is all of a network. checkpointing: of gradients;
+    selective: only what is cheap is computed again."""
 
     lora: LoRA | None = None
-    checkpointing: bool = False
+    checkpointing: Checkpointing = False

@@ -12,6 +12,7 @@ from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.config.base import AnyNoise, Frozen, Whole
 from disback_ray.config.networks import StudentNetwork
 from disback_ray.evaluation.resizers import Mode
+from disback_ray.networks.checkpointing import Checkpointing
 from disback_ray.networks.spec import Count, MLPSpec, Samples
 from disback_ray.teachers.node_storage import NodeKind, NodeStorage
 
@@ -24,7 +25,8 @@ class Student(Frozen):
     sigma_init: G(z) = D(σ_init z, σ_init). init_timestep: in its place, a time of a VP teacher's, whose network gets z itself then.
     lora: a LoRA's file on the teacher's network, the only part of the student that is trained.
     ema: the decay of the weights' moving average, which samples are drawn with; 0 for none.
-    graph: a sample leaves its graph until its score difference comes, or is computed again then. checkpointing: of gradients.
+    graph: a sample leaves its graph until its score difference comes, or is computed again then. checkpointing: of gradients; selective:
+    only what is cheap is computed again.
     ema_ramp: the decay is at most (1 + i) / (ema_ramp + i) at update i. ema_on: where the averaged weights lie.
     """
 
@@ -35,7 +37,7 @@ class Student(Frozen):
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
     ema_ramp: Annotated[int, Ge(2)] = 10
     graph: Literal["keep", "recompute"] = "keep"
-    checkpointing: bool = False
+    checkpointing: Checkpointing = False
     ema_on: Literal["device", "host"] = "device"
 
     @model_validator(mode="after")
@@ -43,7 +45,7 @@ class Student(Frozen):
         if self.ema_on == "host" and not self.ema:
             raise ValueError("ema_on: host: there is no average to be kept there: ema is 0")
         if self.checkpointing and isinstance(self.network, MLPSpec):
-            raise ValueError("checkpointing: true: a plain MLP has no blocks: leave it out")
+            raise ValueError(f"checkpointing: {str(self.checkpointing).lower()}: a plain MLP has no blocks: leave it out")
         return self
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from disback_ray.networks.layers import BRANCH_END, Conv2d, attend, initialise, positional_embedding
+from disback_ray.networks.layers import BRANCH_END, Block, Conv2d, attend, initialise, positional_embedding
 
 GROUPS = 32
 
 
-class ResBlock(nn.Module):
+class ResBlock(Block):
     """Residual block, optionally at double or half resolution. Dhariwal and Nichol 2021, section 3."""
 
     def __init__(
@@ -43,8 +43,17 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: [B, C_in, H, W], emb: [B or 1, L] → [B, C_out, H', W']."""
+        h = self.branch(self._second, self.branch(self._first, x), emb)
+        return self.branch(self._skip, x) + h
+
+    def _skip(self, x: Tensor) -> Tensor:
+        return self.skip_connection(self._resample(x))  # type: ignore[no-any-return]
+
+    def _first(self, x: Tensor) -> Tensor:
         norm, activation, convolve = self.in_layers
-        h = convolve(self._resample(activation(norm(x))))
+        return convolve(self._resample(activation(norm(x))))  # type: ignore[no-any-return]
+
+    def _second(self, h: Tensor, emb: Tensor) -> Tensor:
         shift = self.emb_layers(emb)[:, :, None, None]
         norm, *rest = self.out_layers
         if self.scale_shift:
@@ -54,7 +63,7 @@ class ResBlock(nn.Module):
             h = norm(h + shift)
         for layer in rest:
             h = layer(h)
-        return self.skip_connection(self._resample(x)) + h  # type: ignore[no-any-return]
+        return h
 
     def _resample(self, x: Tensor) -> Tensor:
         if self.up:
@@ -62,7 +71,7 @@ class ResBlock(nn.Module):
         return F.avg_pool2d(x, 2) if self.down else x
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(Block):
     """Self-attention over pixels, heads of `head_channels`; qkv channels lie as (three, heads, dim)."""
 
     def __init__(self, channels: int, head_channels: int) -> None:
@@ -74,8 +83,11 @@ class AttentionBlock(nn.Module):
         self.proj_out = Conv2d(channels, channels, kernel=1, gain=BRANCH_END)
 
     def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(self._attention, x)
+
+    def _attention(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).reshape(x.shape[0], 3, self.heads, x.shape[1] // self.heads, -1).unbind(1)
-        return x + self.proj_out(attend(q, k, v, out=tuple(x.shape)))  # type: ignore[no-any-return]
+        return self.proj_out(attend(q, k, v, out=tuple(x.shape)))  # type: ignore[no-any-return]
 
 
 class Stage(nn.Sequential):

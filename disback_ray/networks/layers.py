@@ -4,7 +4,7 @@ B batch, C channels, H W pixels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,14 @@ def positional_embedding(values: Tensor, channels: int, *, endpoint: bool = Fals
     steps = torch.arange(half, dtype=torch.float32, device=values.device) / (half - int(endpoint))
     phases = torch.outer(values.float(), (1 / 10000) ** steps)
     return torch.cat([phases.cos(), phases.sin()], dim=1)
+
+
+class Block(nn.Module):
+    """A residual block of which each branch ends in a convolution, so that one can be computed again up to that (checkpointing.py)."""
+
+    def branch(self, layers: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """layers(*inputs)."""
+        return layers(*inputs)
 
 
 class FourierEmbedding(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from disback_ray.networks.layers import BRANCH_END, Conv2d, attend, group_norm
+from disback_ray.networks.layers import BRANCH_END, Block, Conv2d, attend, group_norm
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class BlockStyle:
     heads: Callable[[int], int]  # channels → attention heads
 
 
-class UNetBlock(nn.Module):
+class UNetBlock(Block):
     """Residual block, with self-attention on request. Karras et al. 2022, Table 7.
 
     Raises ValueError for a number of channels that normalisation or attention can't split evenly.
@@ -65,19 +65,24 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: [B, C_in, H, W], emb: [B or 1, L] → [B, C_out, H', W']."""
-        skip = x if self.skip is None else self.skip(x)
-        x = self.conv0(F.silu(self.norm0(x)))
+        skip = x if self.skip is None else self.branch(self.skip, x)
+        x = self.branch(self._first, x)
+        x = (self.branch(self._second, x, emb) + skip) * self.skip_scale
+        if self.heads:
+            x = (x + self.branch(self._attention, x)) * self.skip_scale
+        return x
+
+    def _first(self, x: Tensor) -> Tensor:
+        return self.conv0(F.silu(self.norm0(x)))  # type: ignore[no-any-return]
+
+    def _second(self, x: Tensor, emb: Tensor) -> Tensor:
         shift = self.affine(emb)[:, :, None, None]
         if self.scale_shift:
             scale, shift = shift.chunk(2, dim=1)
             x = torch.addcmul(shift, self.norm1(x), scale + 1)
         else:
             x = self.norm1(x + shift)
-        x = F.dropout(F.silu(x), self.dropout, self.training)
-        x = (self.conv1(x) + skip) * self.skip_scale
-        if self.heads:
-            x = (x + self._attention(x)) * self.skip_scale
-        return x
+        return self.conv1(F.dropout(F.silu(x), self.dropout, self.training))  # type: ignore[no-any-return]
 
     def _attention(self, x: Tensor) -> Tensor:
         # Channels of qkv are laid out (heads, dim, three).

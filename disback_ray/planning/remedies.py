@@ -20,6 +20,8 @@ class Remedy:
 REMEDIES = (
     Remedy(("micro_batches={batch}",), ("teacher", "path_node", "fake_score"), "one sample at a time: devices are less busy"),
     Remedy(("precision.teacher=bf16", "precision.path_node=bf16"), ("teacher", "path_node"), "targets rounded to bfloat16"),
+    Remedy(("student.checkpointing=selective",), ("generator",), "what is cheap of the generator's activations is computed twice"),
+    Remedy(("fake_score.checkpointing=selective",), ("fake_score",), "what is cheap of s_φ's activations is computed twice"),
     Remedy(("student.graph=recompute", "micro_batches={batch}"), ("generator",), "a third of the generator's forward passes again"),
     Remedy(("student.checkpointing=true",), ("generator",), "the generator's activations are computed twice"),
     Remedy(("fake_score.checkpointing=true",), ("fake_score",), "s_φ's activations are computed twice"),
@@ -44,7 +46,7 @@ def remedy(name: str, overrides: Sequence[str], plan: Plan, planned: Planned) ->
 
     name, overrides: of the recipe as it is; planned: its plan with other settings. A setting that the recipe refuses is left out.
     """
-    taken: list[str] = []
+    taken: dict[str, str] = {}
     for offered in REMEDIES:
         too_large = unfit(plan)
         if not too_large:
@@ -54,11 +56,19 @@ def remedy(name: str, overrides: Sequence[str], plan: Plan, planned: Planned) ->
         more = [setting.format(batch=load_recipe(name, overrides=overrides).batch) if "{batch}" in setting else setting
                 for setting in offered.settings]  # fmt: skip
         try:
-            before, changed = (load_recipe(name, overrides=[*overrides, *taken, *new]) for new in ([], more))
-            if changed == before:
-                continue  # it has that already
+            before, changed = (load_recipe(name, overrides=[*overrides, *taken.values(), *new]) for new in ([], more))
+            if changed == before or _takes_back(before, changed):
+                continue  # it has that already, or more
             plan = planned(changed)
         except ConfigError:
             continue  # such as a plain MLP, which has no blocks to compute again
-        taken += [setting for setting in more if setting not in taken]
-    return taken if not unfit(plan) and plan.fits else []
+        taken |= {setting.partition("=")[0]: setting for setting in more}
+    return list(taken.values()) if not unfit(plan) and plan.fits else []
+
+
+def _takes_back(before: Recipe, changed: Recipe) -> bool:
+    """Whether blocks that are whole checkpoints would be selective ones."""
+    return any(
+        getattr(before, key).checkpointing is True and getattr(changed, key).checkpointing is not True
+        for key in ("student", "fake_score")
+    )  # fmt: skip

@@ -57,7 +57,7 @@ class Troupe:
     marks: tuple[int, ...] = (2, 4, 8)
     precision: Precision = PRECISION
     lora: LoRA | None = None
-    checkpointing: bool = False
+    checkpointing: Any = False
     graph: Any = "keep"
 
     def but(self, **changes: Any) -> "Troupe":
@@ -92,7 +92,7 @@ class Troupe:
             4,
             self.wire,
             precision=self.precision.generator,
-            checkpointing=self.checkpointing and self.start is not None,
+            checkpointing=self.start is not None and self.checkpointing,
             graph=self.graph,
         )
         copies = PathCopies(self.teacher, self.path, self.lora)

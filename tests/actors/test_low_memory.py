@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +16,17 @@ from disback_ray.algorithms.path import switches
 from disback_ray.algorithms.records import Field
 from disback_ray.config.precision import Precision
 from disback_ray.errors import CheckpointError, VersionError
-from disback_ray.networks.checkpointing import _Checkpointed
+from disback_ray.networks.checkpointing import _Checkpointed, _Selective
+from disback_ray.networks.imported import EDMSpec
 from disback_ray.networks.lora import MARK, LoRA
-from disback_ray.networks.spec import GeneratorSpec
+from disback_ray.networks.spec import DenoiserSpec, GeneratorSpec
+from disback_ray.networks.unet import UNetBlock
 from disback_ray.storage import Folder, digest
 from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.path_nodes import load_node, save_node
 from disback_ray.teachers.prefetch import Prefetch
-from disback_ray.teachers.saved import load_denoiser, load_spec
+from disback_ray.teachers.saved import load_denoiser, load_spec, save_denoiser
+from disback_ray.tiny import EDM
 
 RANK_2 = LoRA(rank=2)
 PLAN = switches(3, (2, 1), total=8)
@@ -197,6 +201,17 @@ def test_checkpointed_gradients_are_the_same_in_all_roles(troupe: Any, by_class:
     for network in (cast.fake_score.denoiser, cast.generator.network):
         assert any(isinstance(module, _Checkpointed) for module in network.modules())
     assert ends(lean) == plain
+
+
+@pytest.mark.parametrize(("how", "kind"), [(True, _Checkpointed), ("selective", _Selective)])
+def test_both_trained_roles_checkpoint_as_they_are_told(troupe: Any, tmp_path: Path, how: Any, kind: type) -> None:
+    spec = DenoiserSpec(EDMSpec("EDMPrecond", EDM["ddpmpp"]), (3, 8, 8), 0, 0.5)
+    teacher = Folder.at(tmp_path / "u-net")
+    save_denoiser(teacher, spec, spec.build().state_dict())
+    student = GeneratorSpec(spec, spec.shape, 0, 2.5)
+    cast = troupe.but(teacher=teacher, start=teacher, generator=student, checkpointing=how).cast()
+    for network in (cast.fake_score.denoiser, cast.generator.network):
+        assert {type(module).__mro__[1] for module in network.modules() if isinstance(module, UNetBlock)} == {kind}
 
 
 def test_the_average_can_lie_in_host_memory(troupe: Any, by_class: Callable[[Any], Any]) -> None:

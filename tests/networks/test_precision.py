@@ -1,10 +1,13 @@
 """bfloat16 against float32, and gradient checkpointing against none, on every kind of network."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from disback_ray.algorithms.losses import score, score_of
 from disback_ray.errors import ConfigError
@@ -98,10 +101,22 @@ def test_what_is_no_denoiser_is_refused() -> None:
 # -- gradient checkpointing --
 
 
-def test_checkpointed_gradients_are_the_same_bit_for_bit(make: Make, noisy: Noisy) -> None:
+WAYS = (True, "selective")
+WITHOUT_BRANCHES = ("resnet-mlp", "diffusers")
+"""What can be checkpointed whole alone."""
+
+
+@pytest.fixture(params=WAYS, ids=["whole", "selective"])
+def how(request: pytest.FixtureRequest, kind: str) -> Any:
+    if request.param == "selective" and kind in WITHOUT_BRANCHES:
+        pytest.skip("its blocks have no branches that end in a convolution")
+    return request.param
+
+
+def test_checkpointed_gradients_are_the_same_bit_for_bit(make: Make, noisy: Noisy, how: Any) -> None:
     plain, lean = make(), make()
     names = list(lean.state_dict())
-    checkpoint_gradients(lean)
+    checkpoint_gradients(lean, how)
     assert list(lean.state_dict()) == names
     expected, found = gradients(plain, noisy), gradients(lean, noisy)
     assert expected.keys() == found.keys()
@@ -110,29 +125,59 @@ def test_checkpointed_gradients_are_the_same_bit_for_bit(make: Make, noisy: Nois
         assert torch.equal(plain(*noisy), lean(*noisy))
 
 
-def test_it_holds_less_between_forward_and_backward(make: Make, noisy: Noisy) -> None:
-    def held(denoiser: nn.Module) -> int:
-        kept: dict[int, int] = {}
+def held(denoiser: nn.Module, noisy: Noisy) -> int:
+    """Bytes that the graph keeps, by torch's allocator."""
+    denoiser(*noisy)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        out = denoiser(*noisy)
+    assert out.requires_grad
+    return sum(event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
 
-        def keep(tensor: Tensor) -> Tensor:
-            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-            return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            out = denoiser(*noisy)
-        own = sum(p.untyped_storage().nbytes() for p in denoiser.parameters() if p.untyped_storage()._cdata in kept)
-        assert out.requires_grad
-        return sum(kept.values()) - own
-
+def test_it_holds_less_between_forward_and_backward(make: Make, noisy: Noisy, how: Any) -> None:
     plain, lean = make(), make()
-    checkpoint_gradients(lean)
-    assert held(lean) < 0.6 * held(plain)
+    checkpoint_gradients(lean, how)
+    assert held(lean, noisy) < 0.6 * held(plain, noisy)
 
 
-def test_both_together(make: Make, noisy: Noisy) -> None:
+class Convolutions(TorchDispatchMode):
+    """Counts those that are computed, but for filters, and for the 1 × 1 ones that queries, keys and values are made by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.convolution.default:
+            weight, groups = args[1], args[8]
+            self.count += groups == 1 and weight.shape[0] != 3 * weight.shape[1]
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("kind", ["adm", "consistency", "ddpmpp", "ncsnpp"])
+def test_only_whole_blocks_compute_their_convolutions_again(make: Make, noisy: Noisy) -> None:
+    counts = {}
+    for how in (False, *WAYS):
+        denoiser = make()
+        if how:
+            checkpoint_gradients(denoiser, how)
+        with Convolutions() as found:
+            gradients(denoiser, noisy)
+        counts[how] = found.count
+    assert counts["selective"] == counts[False]
+    assert counts[True] > 1.5 * counts[False]
+
+
+@pytest.mark.parametrize("kind", WITHOUT_BRANCHES)
+def test_what_can_only_be_checkpointed_whole_says_so(make: Make) -> None:
+    with pytest.raises(ConfigError, match="checkpointing: selective: the network has no blocks"):
+        checkpoint_gradients(make(), "selective")
+
+
+def test_both_together(make: Make, noisy: Noisy, how: Any) -> None:
     plain, lean = make(), make()
     for denoiser in (plain, lean):
         set_precision(denoiser, "bf16")
-    checkpoint_gradients(lean)
+    checkpoint_gradients(lean, how)
     expected, found = gradients(plain, noisy), gradients(lean, noisy)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -224,17 +224,24 @@ class Shrinking:
 def test_what_doesn_t_fit_is_refused_with_the_settings_that_make_it_fit(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DryRuns, "footprints", Shrinking(lambda recipe: recipe.student.checkpointing).footprints)
+    monkeypatch.setattr(DryRuns, "footprints", Shrinking(lambda recipe: recipe.student.checkpointing is True).footprints)
     said = command("plan", "digits", "--cluster", "four-3090")
     assert said.status == 2
     assert "generator: " in said.out
     assert "DOES NOT FIT" in said.out
-    assert said.complaint.startswith("digits doesn't fit: it does with --set student.graph=recompute --set micro_batches=64 ")
-    assert "--set student.checkpointing=true" in said.complaint
+    assert said.complaint.startswith(
+        "digits doesn't fit: it does with --set student.checkpointing=true --set student.graph=recompute --set micro_batches=64"
+    ), said.complaint
     assert "fake_score" not in said.complaint, "a role that fits is left alone"
 
     monkeypatch.setattr(DryRuns, "footprints", Shrinking(lambda recipe: False).footprints)
     assert "no setting makes it fit" in command("plan", "digits", "--cluster", "four-3090").complaint
+
+
+def test_selective_checkpoints_come_first_and_never_in_place_of_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DryRuns, "footprints", Shrinking(lambda recipe: recipe.student.checkpointing == "selective").footprints)
+    assert Planner("digits").fitting(load_cluster("four-3090")) == ["student.checkpointing=selective"]
+    assert Planner("digits", ["student.checkpointing=true"]).fitting(load_cluster("four-3090")) == []
 
 
 def test_auto_takes_the_fastest_seats_that_fit(
