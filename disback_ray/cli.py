@@ -207,7 +207,10 @@ def plan(
         str | None, typer.Option(help="What roles run on whose accelerator the file doesn't name, such as A10G.")
     ] = None,
     auto: Annotated[bool, typer.Option("--auto", help="Choose seats and settings with which it fits, the fastest.")] = False,
-    cards: Annotated[int, typer.Option(help="With --auto: how many cards there are.")] = 4,
+    cards: Annotated[
+        int | None,
+        typer.Option(help="With --auto: how many cards there are; default: as many as the cluster file reserves, or 4."),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for run. Repeatable.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -219,6 +222,8 @@ def plan(
     from disback_ray.planning.planner import Planner, roles_yaml
     from disback_ray.running import DEFAULT_RECIPE
 
+    if cards is not None and not auto:
+        raise ConfigError("--cards: how many cards --auto has to choose seats on: add --auto, or leave it out")
     mine, overrides = ([o for o in set_ or [] if o.startswith("cluster.") is ours] for ours in (True, False))
     on = load_cluster(cluster, overrides=[o.removeprefix("cluster.") for o in mine])
     name = recipe or on.recipe or DEFAULT_RECIPE

@@ -112,11 +112,12 @@ class OnRay:
     def refuse_unfit(self, recipe: Recipe, spec: DenoiserSpec) -> None:
         """Before any role starts. spec: the teacher's. Raises ConfigError where one can't fit the device that is reserved for it."""
         assert self.placement is not None
-        if not any(bundle.gpus for bundle in self.placement.bundles):
-            return
+        from disback_ray.planning.cards import host
         from disback_ray.planning.fitting import refuse_unfit
 
-        refuse_unfit(recipe, spec, self.roles, self.placement.bundles, self.placement.nodes)
+        refuse_unfit(
+            recipe, spec, self.roles, self.placement.bundles, self.placement.nodes, host=host() if self.private else None
+        )
 
     def prepare(self, data: ImagesData, cache: Folder) -> PreparedImages:
         """Reads the images into the cache, unless they are there, on all machines. Raises CheckpointError, ClusterError."""

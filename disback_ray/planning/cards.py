@@ -75,6 +75,11 @@ def card(name: str) -> Card:
     return CARDS[name]
 
 
+def host(flops: float = 0.0) -> Cores:
+    """This machine without GPUs. flops: each second, of one thread; 0 where they don't matter."""
+    return Cores("this machine's cores", psutil.virtual_memory().total, flops, flops)
+
+
 def cores() -> Card:
     """One thread of this machine, measured now on a convolution; bfloat16 counts as float32 there."""
     layer, x = torch.nn.Conv2d(64, 64, 3, padding=1), torch.randn(4, 64, 32, 32)
@@ -89,5 +94,4 @@ def cores() -> Card:
                 done += 1
     finally:
         torch.set_num_threads(threads)
-    flops = done * 2 * x.numel() * 64 * 9 / spent
-    return Cores("this machine's cores", psutil.virtual_memory().total, flops, flops)
+    return host(done * 2 * x.numel() * 64 * 9 / spent)

@@ -45,7 +45,7 @@ gradients are there from the start."""
 @dataclass(frozen=True)
 class Footprint:
     """What one role needs on its device in a step. Bytes: parameters (with buffers), gradients (those that there are at the peak),
-    optimiser, average (the EMA), the peak of all.
+    optimiser, average (the EMA), the peak of all. on_host: what of the last two lies in host memory, and isn't in any of these.
 
     flops: of one step. peaks: of a step's first two calls of each method, and of its last.
     """
@@ -57,6 +57,7 @@ class Footprint:
     peak: int
     flops: float
     peaks: Mapping[tuple[str, int], Held] = field(default_factory=dict, compare=False)
+    on_host: int = 0
 
     @property
     def activations(self) -> int:
@@ -264,6 +265,7 @@ def _footprint(metered: Metered, *, steps: int) -> Footprint:
         peak=meter.peak.all - on_host,
         flops=meter.flops / steps,
         peaks={call: Held(peak.all - on_host, peak.gradients) for call, peak in metered.peaks.items()},
+        on_host=on_host,
     )
 
 

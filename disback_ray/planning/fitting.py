@@ -19,16 +19,24 @@ ROUGH_WEIGHTS, ROUGH_ACTIVATIONS, ROUGH_LATENT, ROUGH_SHARE = 20, 16_000, 1_000_
 """Bytes for each parameter and for each number of a sample, of pixels or of latents: more than any network here takes. Below this share
 of a device nothing is measured."""
 
+ADVICE = "`disback-ray plan` names the settings with which it does"
 LARGEST = {"A100": "A100-80G", "H100": "H200"}
 
 
 def refuse_unfit(
-    recipe: Recipe, spec: DenoiserSpec, asked: Mapping[str, RoleResources], bundles: Sequence[Bundle], nodes: Sequence[Node]
+    recipe: Recipe,
+    spec: DenoiserSpec,
+    asked: Mapping[str, RoleResources],
+    bundles: Sequence[Bundle],
+    nodes: Sequence[Node],
+    host: Card | None = None,
 ) -> None:
-    """nodes: of each bundle. Cards without figures aren't judged. Raises ConfigError."""
+    """nodes: of each bundle. host: the cores that bundles without a GPU share. What has no figures isn't judged. Raises ConfigError."""
     seated = [(bundle, _card(node)) for bundle, node in zip(bundles, nodes, strict=True)]
     known = [(bundle, card, card.memory * min(bundle.gpus, 1)) for bundle, card in seated if card and bundle.gpus]
-    if not known or rough(recipe, spec) < ROUGH_SHARE * min(memory for *_, memory in known):
+    on_cores = [role for bundle in bundles if not bundle.gpus for role, _ in bundle.members]
+    shares = [memory for *_, memory in known] + ([host.memory / len(on_cores)] if host and on_cores else [])
+    if not shares or rough(recipe, spec) < ROUGH_SHARE * min(shares):
         return
     from disback_ray.planning.dry_run import CAST, DryRuns  # torch's fake tensors take a second to import
     from disback_ray.planning.ranked import of_each_rank
@@ -42,7 +50,15 @@ def refuse_unfit(
             need, they_have = ("needs", "it has") if len(members) == 1 else ("need", "they have")
             raise ConfigError(
                 f"{recipe.name} doesn't fit: {' and '.join(members)} {need} {decimal(int(needs))} of the {decimal(int(memory))} "
-                f"that {they_have} on a {card.name}: `disback-ray plan` names the settings with which it does"
+                f"that {they_have} on a {card.name}: {ADVICE}"
+            )
+    if host:
+        members = [role for role in on_cores if role in needed]
+        needs = sum(host.needs(needed[role].peak + needed[role].on_host) for role in members)
+        if needs > MARGIN * host.memory:
+            raise ConfigError(
+                f"{recipe.name} doesn't fit: without a GPU {', '.join(members)} need {decimal(int(needs))} of this machine's "
+                f"{decimal(int(host.memory))} of memory: {ADVICE}"
             )
 
 

@@ -1,12 +1,29 @@
 """Ways to seat the cast on so many cards, for `disback-ray plan --auto`."""
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 
 from disback_ray.config import ClusterConfig, RoleResources
 from disback_ray.errors import ConfigError
 
-MOST_CARDS = 64
+MOST_CARDS, CARDS_UNLESS_SAID = 64, 4
+
+
+def cards_of(cluster: ClusterConfig, *, kind: str | None) -> tuple[int, str | None]:
+    """How many cards the cluster file's roles reserve, and of which kind. kind: those alone, where it names several.
+
+    Raises ConfigError where it names several and kind is none of them.
+    """
+    seats = [asked for asked in cluster.roles.by_name().values() if not asked.share and asked.gpus]
+    kinds = sorted({asked.accelerator for asked in seats if asked.accelerator})
+    if len(kinds) > 1 and kind not in kinds:
+        raise ConfigError(
+            f"--auto: it chooses among cards of one kind, and the cluster file names {', '.join(kinds)}: name one of them with --card"
+        )
+    chosen = kinds[0] if len(kinds) == 1 else kind
+    reserved = sum((asked.gpus or 0) * asked.actors for asked in seats if asked.accelerator in (chosen, None))
+    return math.ceil(reserved) or CARDS_UNLESS_SAID, chosen
 
 
 def layouts(cluster: ClusterConfig, cards: int, accelerator: str | None) -> Iterator[ClusterConfig]:

@@ -34,10 +34,11 @@ def words(plan: Plan, *, network: str) -> list[str]:
             said.append(
                 f"{device.name}: {decimal(int(device.needs))} of {decimal(int(device.memory))} with CUDA's own: {verdict}"
             )
-    if any(isinstance(device.card, Cores) for device in plan.devices):
-        together = sum(device.needs * device.count for device in plan.devices)
-        verdict = "fits" if plan.fits else "DOES NOT FIT"
-        said.append(f"all roles: {decimal(int(together))} of {decimal(int(plan.devices[0].card.memory))} of memory: {verdict}")
+    if plan.on_cores:
+        verdict = "fits" if plan.cores_fit else "DOES NOT FIT"
+        which = "all roles" if len(plan.on_cores) == len(plan.devices) else " + ".join(device.name for device in plan.on_cores)
+        memory = decimal(int(plan.on_cores[0].card.memory))
+        said.append(f"{which}: {decimal(int(plan.cores_need))} of {memory} of memory: {verdict}")
     said.append(f"no step is shorter than {duration(plan.seconds)}; the bottleneck is {worst.name}")
     gained = 100 * (1 - plan.with_one_more() / plan.seconds) if plan.seconds else 0.0
     if isinstance(worst.card, Cores):

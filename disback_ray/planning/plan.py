@@ -55,7 +55,11 @@ class Device:
 
     @property
     def needs(self) -> float:
-        return sum(self.on_each(role) * self.card.needs(role.footprint.peak) for role in self.roles)
+        return sum(self.on_each(role) * self.card.needs(self._peak(role.footprint)) for role in self.roles)
+
+    def _peak(self, footprint: Footprint) -> int:
+        """Where the device is the host, what was put into host memory is on the device all the same."""
+        return footprint.peak + (footprint.on_host if isinstance(self.card, Cores) else 0)
 
     @property
     def memory(self) -> float:
@@ -99,15 +103,26 @@ class Plan:
     @property
     def seconds(self) -> float:
         """The pipeline's bound: no step is shorter than its busiest device's part. Where all share cores, than the sum over them."""
-        shared = [device for device in self.devices if isinstance(device.card, Cores)]
-        together = sum(device.seconds * device.count for device in shared) / (os.cpu_count() or 1)
+        together = sum(device.seconds * device.count for device in self.on_cores) / (os.cpu_count() or 1)
         return max(self.bottleneck.seconds, together)
 
     @property
+    def on_cores(self) -> tuple[Device, ...]:
+        """Those that are this machine's cores: they have its memory together."""
+        return tuple(device for device in self.devices if isinstance(device.card, Cores))
+
+    @property
+    def cores_need(self) -> float:
+        """Bytes."""
+        return sum(device.needs * device.count for device in self.on_cores)
+
+    @property
+    def cores_fit(self) -> bool:
+        return not self.on_cores or self.cores_need <= self.on_cores[0].card.memory
+
+    @property
     def fits(self) -> bool:
-        shared = [device for device in self.devices if isinstance(device.card, Cores)]
-        together = sum(device.needs * device.count for device in shared)
-        return all(device.fits for device in self.devices) and (not shared or together <= shared[0].card.memory)
+        return all(device.fits for device in self.devices) and self.cores_fit
 
     def with_one_more(self) -> float:
         """The bound with one more device for the bottleneck: for a replica or rank of its role, or for some of those that share it."""

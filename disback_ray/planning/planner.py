@@ -12,7 +12,7 @@ from disback_ray.config import ClusterConfig, Recipe, check_agreement, load_reci
 from disback_ray.errors import ConfigError
 from disback_ray.planning.cards import REFERENCE, Card, card, cores
 from disback_ray.planning.dry_run import CAST, DryRuns
-from disback_ray.planning.layouts import layouts
+from disback_ray.planning.layouts import cards_of, layouts
 from disback_ray.planning.measured import earlier
 from disback_ray.planning.plan import Plan, make
 from disback_ray.planning.published import teacher_spec
@@ -52,9 +52,13 @@ class Planner:
         """The settings with which it fits; [] where it does already, or where nothing helps."""
         return remedy(self.name, self.overrides, self.plan(cluster), lambda recipe: self.plan(cluster, recipe))
 
-    def choose(self, cluster: ClusterConfig, cards: int) -> Choice:
-        """Seats, settings and plan with the shortest step of those that fit with the fewest settings. Raises ConfigError if none does."""
-        accelerator = next((asked.accelerator for asked in cluster.roles.by_name().values() if asked.accelerator), self.named)
+    def choose(self, cluster: ClusterConfig, cards: int | None = None) -> Choice:
+        """Seats, settings and plan with the shortest step of those that fit with the fewest settings. Raises ConfigError if none does.
+
+        cards: how many there are; None: as many as the cluster file reserves.
+        """
+        reserved, accelerator = cards_of(cluster, kind=self.named)
+        cards = reserved if cards is None else cards
         seatings = list(layouts(cluster, cards, accelerator))
         if accelerator is None and cluster.address == "local" and not torch.cuda.is_available():
             raise ConfigError(f"--auto: there is no GPU here to choose seats on: name the cards with --card, such as {REFERENCE}")

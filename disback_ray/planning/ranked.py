@@ -36,4 +36,5 @@ def _summed(whole: Footprint) -> Footprint:
 
 def _shard(whole: Footprint, ranks: int) -> Footprint:
     held = {kind: getattr(whole, kind) // ranks for kind in ("parameters", "optimiser", "average")}
-    return replace(whole, peak=sum(held.values()) + whole.gradients + whole.activations, **held)
+    on_host = whole.on_host // ranks
+    return replace(whole, peak=sum(held.values()) + whole.gradients + whole.activations, on_host=on_host, **held)

@@ -37,8 +37,10 @@ Planned = Callable[[Recipe], Plan]
 
 
 def unfit(plan: Plan) -> list[str]:
-    """The roles on devices that are too small for them."""
-    return [role.name for device in plan.devices if not device.fits for role in device.roles]
+    """The roles on devices that are too small for them; where cores are too small for all that share them, those."""
+    small = [device for device in plan.devices if not device.fits]
+    small += [] if plan.cores_fit else [device for device in plan.on_cores if device not in small]
+    return [role.name for device in small for role in device.roles]
 
 
 def remedy(name: str, overrides: Sequence[str], plan: Plan, planned: Planned) -> list[str]:

@@ -10,7 +10,7 @@ from disback_ray.actors.parts import denoiser_spec
 from disback_ray.config import Recipe, load_cluster, load_recipe
 from disback_ray.errors import ConfigError
 from disback_ray.planning import fitting
-from disback_ray.planning.cards import GIB
+from disback_ray.planning.cards import GIB, Cores
 from disback_ray.planning.dry_run import CAST, DryRuns, Footprint
 from disback_ray.planning.published import teacher_spec
 
@@ -20,9 +20,10 @@ NEEDED = {name: Footprint(0, 0, 0, 0, int(8 * GIB), 0.0) for name in CAST} | {
 }
 
 
-def judged(*bundles: Bundle, node: Node = CARD, recipe: Recipe | None = None) -> None:
+def judged(*bundles: Bundle, node: Node = CARD, recipe: Recipe | None = None, host: Cores | None = None) -> None:
     recipe = recipe or load_recipe("ffhq64-edm")
-    fitting.refuse_unfit(recipe, teacher_spec(recipe)[0], load_cluster(None).roles.by_name(), bundles, [node] * len(bundles))
+    nodes = [node] * len(bundles)
+    fitting.refuse_unfit(recipe, teacher_spec(recipe)[0], load_cluster(None).roles.by_name(), bundles, nodes, host)
 
 
 def test_what_a_card_can_t_hold_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,8 +41,23 @@ def test_what_a_card_can_t_hold_is_refused_before_it_starts(monkeypatch: pytest.
     judged(replace(both, gpus=0.0))
 
 
+def test_without_a_gpu_all_roles_have_this_machine_s_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DryRuns, "footprints", lambda *_: NEEDED)
+    bundles = [Bundle(((role, 0),), 0.0, 1.0, None) for role in ("teacher", "generator")]  # 8 and 20 GiB
+    judged(*bundles, host=Cores("this machine", 40 * GIB, 0, 0))
+    with pytest.raises(
+        ConfigError, match=r"doesn't fit: without a GPU teacher, generator need .* of this machine's 25\.8 GB of memory"
+    ):
+        judged(*bundles, host=Cores("this machine", 24 * GIB, 0, 0))
+    judged(*bundles)
+    judged(replace(bundles[0], gpus=1.0), bundles[1], host=Cores("this machine", 24 * GIB, 0, 0))
+
+
 def test_small_networks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DryRuns, "footprints", lambda *_: pytest.fail("seconds, for nothing"))
     recipe: Any = load_recipe("digits")
     bundle = Bundle((("generator", 0),), 0.25, 1.0, None)
     fitting.refuse_unfit(recipe, denoiser_spec(recipe), load_cluster(None).roles.by_name(), [bundle], [CARD])
+    on_cores = [replace(bundle, gpus=0.0, members=((role, 0),)) for role in CAST]
+    host = Cores("a small machine", 4 * GIB, 0, 0)
+    fitting.refuse_unfit(recipe, denoiser_spec(recipe), load_cluster(None).roles.by_name(), on_cores, [CARD] * 4, host)

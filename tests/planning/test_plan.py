@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.filesize import decimal
 
 from disback_ray.actors.parts import denoiser_spec
 from disback_ray.config import ClusterConfig, Recipe, RoleResources, load_cluster, load_recipe
 from disback_ray.errors import ConfigError
-from disback_ray.planning.cards import CONTEXT, FRAGMENTATION, GIB, Cores, card
+from disback_ray.planning.cards import CONTEXT, FRAGMENTATION, GIB, PROCESS, Cores, card
 from disback_ray.planning.dry_run import DryRuns, Footprint
-from disback_ray.planning.layouts import layouts
+from disback_ray.planning.layouts import cards_of, layouts
 from disback_ray.planning.measured import earlier
 from disback_ray.planning.meter import Held
-from disback_ray.planning.plan import Plan, make
+from disback_ray.planning.page import words
+from disback_ray.planning.plan import Device, Plan, RolePlan, make
 from disback_ray.planning.planner import Planner
+from disback_ray.planning.published import teacher_spec
 from disback_ray.planning.ranked import of_each_rank
+from disback_ray.planning.remedies import unfit
 from disback_ray.run_folder import Summary, write_config
 from disback_ray.storage import Folder
 
@@ -259,6 +263,60 @@ def test_auto_takes_the_fastest_seats_that_fit(
     assert load_cluster(tmp_path / "cluster.yaml").roles.path_node.share == "teacher"
 
 
+@pytest.mark.parametrize(
+    ("cluster", "named", "expected"),
+    [
+        ("eight-3090", None, (8, "GeForce-RTX-3090")),
+        ("one-3090", None, (1, "GeForce-RTX-3090")),
+        ("mixed", "GeForce-RTX-4090", (1, "GeForce-RTX-4090")),
+        (None, "A10G", (4, "A10G")),
+    ],
+)
+def test_auto_has_the_cards_that_the_file_reserves(cluster: str | None, named: str | None, expected: Any) -> None:
+    assert cards_of(load_cluster(cluster), kind=named) == expected
+
+
+def test_auto_asks_which_of_several_kinds() -> None:
+    with pytest.raises(
+        ConfigError, match="of one kind, and the cluster file names GeForce-RTX-3060, GeForce-RTX-3090, GeForce-RTX-4090"
+    ):
+        cards_of(load_cluster("mixed"), kind=None)
+
+
+def cores_and_card(peak: float, memory: float) -> Plan:
+    """Two roles on cores, and one on a card."""
+    cores = Cores("cores", memory, 1.0, 1.0)
+    roles = [RolePlan(name, Footprint(0, 0, 0, 0, int(peak), 0.0), 1.0, 1) for name in ("teacher", "fake_score", "generator")]
+    return Plan((Device(cores, (roles[0],)), Device(cores, (roles[1],)), Device(card("T4"), (roles[2],))), wire=0)
+
+
+def test_what_is_on_cores_has_their_memory_together() -> None:
+    plan = cores_and_card(4 * GIB, 8 * GIB)
+    assert [device.fits for device in plan.devices] == [True] * 3
+    assert not plan.fits
+    assert unfit(plan) == ["teacher", "fake_score"]
+    needs = decimal(int(2 * (4 * GIB * FRAGMENTATION + PROCESS)))
+    assert f"teacher + fake_score: {needs} of {decimal(8 * GIB)} of memory: DOES NOT FIT" in words(plan, network="")
+    assert unfit(cores_and_card(4 * GIB, 16 * GIB)) == []
+
+
+def test_host_memory_is_the_device_s_where_the_device_is_the_host() -> None:
+    role = RolePlan("generator", Footprint(0, 0, 0, 0, int(4 * GIB), 0.0, on_host=int(2 * GIB)), 1.0, 1)
+    assert Device(Cores("cores", 1e12, 1.0, 1.0), (role,)).needs == pytest.approx(6 * GIB * FRAGMENTATION + PROCESS)
+    assert Device(card("T4"), (role,)).needs == pytest.approx(4 * GIB * FRAGMENTATION + CONTEXT)
+
+
+def test_what_lies_in_host_memory_is_counted_there() -> None:
+    plain, lean = (
+        DryRuns(teacher_spec(load_recipe("digits"))[0]).footprints(load_recipe("digits", overrides=changes), ["generator"])[
+            "generator"
+        ]
+        for changes in ([], ["student.ema_on=host", "backtracking.generator.offload=true"])
+    )
+    assert plain.on_host == 0
+    assert lean.on_host == plain.optimiser + plain.average
+
+
 def test_a_plan_needs_no_storage_that_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(uri: str) -> Folder:
         raise ConfigError(f"storage {uri}: no route to it")
@@ -285,6 +343,7 @@ def test_bad_words_are_one_line(command: Callable[..., Any]) -> None:
     for arguments, says in [
         (["digits", "--card", "RTX-9090"], "RTX-9090"),
         (["nothing"], "unknown recipe"),
+        (["digits", "--cards", "2"], "--cards: how many cards --auto has"),
         (["digits", "--auto", "--cards", "0"], "--cards 0: expected 1 to 64"),
         (["digits", "--auto", "--cards", "100000"], "--cards 100000: expected 1 to 64"),
         (["digits", "--auto", "--cards", "2"], "--auto: there is no GPU here to choose seats on: name the cards with --card"),
