@@ -114,9 +114,10 @@ def statistics(
     debug: Debug = False,
 ) -> None:
     """Make reference statistics of images, or of a teacher's own samples, for `evaluate --reference`."""
-    from disback_ray.image_statistics import Source, make_statistics
+    from disback_ray.image_statistics import Source, make_statistics, refuse_points
     from disback_ray.storage import Folder
 
+    refuse_points(what)
     built = _spec(extractor, weights, sha256, mode).build(cache=None if cache is None else Folder.at(cache))
     found = make_statistics(
         what, out, built, Source(n, seed, steps, guidance, skip_corrupt, trust_modules), keep=features, say=_say
@@ -169,6 +170,7 @@ def compare(
         str | None, typer.Option(help="cluster.yaml: play over Ray's actors; without it in this process, with the same numbers.")
     ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="As for run: to see that it works.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="As for run: play all of it anew.")] = False,
     json_: Annotated[str | None, typer.Option("--json", help="Where else to write the figures.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -179,7 +181,7 @@ def compare(
     found, where = play(
         recipe, arms=arms.split(","), seeds=seeds, out=out, overrides=set_ or [], levels=_numbers(levels),
         goals=[Goal.parse(text) for text in goal or []], every=every, cluster=cluster, tiny=tiny,
-        command=shlex.join(["disback-ray", *sys.argv[1:]]), say=_say,
+        fresh=fresh, command=shlex.join(["disback-ray", *sys.argv[1:]]), say=_say,
     )  # fmt: skip
     print(*lines(found), f"{where.uri}/{PAGE}", sep="\n")
     if json_ is not None:

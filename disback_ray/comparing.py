@@ -21,7 +21,7 @@ from disback_ray.config import Recipe, load_recipe
 from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.measurement import Result, document, measured
 from disback_ray.result import RunResult
-from disback_ray.run_folder import METRICS, read_summary, recipe_of
+from disback_ray.run_folder import METRICS, is_run, read_summary, recipe_of
 from disback_ray.running import run
 from disback_ray.storage import Folder
 
@@ -65,6 +65,7 @@ def compare(
     every: int | None = None,
     cluster: str | None = None,
     tiny: bool = False,
+    fresh: bool = False,
     command: str = "",
     say: Say = print,
 ) -> tuple[Outcome, Folder]:
@@ -72,7 +73,8 @@ def compare(
 
     Runs that are there already, whole or in part, are gone on with. every: steps between two looks. cluster: play over Ray's actors
     there; None plays in this process, with the same numbers. goals: levels of them are added to `levels`. variants: arms of one's own,
-    each with what it changes in the recipe. A run that ends in NaN or Inf never came to a level that it hadn't come to before.
+    each with what it changes in the recipe. fresh: play all anew. A run that ends in NaN or Inf never came to a level that it hadn't come
+    to before.
     Raises ConfigError where an option can't be, the recipe measures nothing or has no path, and whatever a run raises.
     """
     played = {name: ARMS[name] for name in chosen(arms)} | dict(variants)
@@ -94,6 +96,8 @@ def compare(
     for arm in played.values() if not tiny else ():  # what an arm can't be is said before any is played
         load_recipe(recipe, overrides=[*changes, *arm])
     folder = out or f"runs/{plan.name}-comparison"
+    if is_run(Folder.at(folder)):
+        raise ConfigError(f"--out {folder}: a run lies there, and a comparison holds runs of its own: choose another folder")
     looks = [f"evaluation.every={max(1, plan.backtracking.steps // LOOKS) if every is None else every}", "evaluation.pictures=0"]
     curves = []
     for seed in range(seeds):
@@ -103,12 +107,16 @@ def compare(
                 result = run(
                     recipe, cluster=cluster, out=place, seed=seed,
                     overrides=[*overrides, *(looks if not tiny else []), *played[arm]], in_process=cluster is None, tiny=tiny,
+                    fresh=fresh,
                 )  # fmt: skip
                 curves.append(_curve(arm, seed, result))
             except NonFiniteError as error:
                 curves.append(_lost(arm, seed, place, error))
+            except KeyboardInterrupt:
+                say(f"stopped at seed {seed}, {arm}; what has been played is kept, and the same command goes on")
+                raise
             said = curves[-1].lost or f"{curves[-1].figure.replace('_', ' ')} {curves[-1].values[-1]:.4g}"
-            say(f"{plan.name}, seed {seed}, {arm}: {said}")
+            say(f"{len(curves)} of {seeds * len(names)}: {plan.name}, seed {seed}, {arm}: {said}")
     wanted = sorted({*levels, *(goal.level for goal in goals)}, reverse=True)
     found = outcome(curves, arms=names, levels=wanted)
     where = Folder.at(folder)

@@ -25,7 +25,7 @@ from disback_ray.evaluation.statistics import (
     tally,
 )
 from disback_ray.fetching import fetch
-from disback_ray.image_statistics import PART, Say, Source, fitting, is_statistics, model_of, statistics_of
+from disback_ray.image_statistics import PART, Say, Source, fitting, is_statistics, model_of, refuse_points, statistics_of
 from disback_ray.prompted_images import PromptedImages
 from disback_ray.result import load_run
 from disback_ray.run_folder import CONFIG, recipe_of
@@ -45,6 +45,8 @@ def evaluate(
     """
     if blocks < 1:
         raise ConfigError(f"--blocks {blocks}: at least one")
+    if not is_statistics(where):
+        refuse_points(where)
     extractor = spec.build(cache=cache)
     known = _reference(reference, extractor, reference_sha256, cache, source, say)
     if is_statistics(where):

@@ -14,6 +14,7 @@ import numpy as np
 from disback_ray.any_model import load_model
 from disback_ray.data.digits import load_digits
 from disback_ray.data.image_files import ImageFiles
+from disback_ray.data.sources import PointsData
 from disback_ray.errors import ConfigError
 from disback_ray.evaluation.extractors import as_pixels
 from disback_ray.evaluation.kinds import Origin, require_same_resolution
@@ -27,7 +28,7 @@ from disback_ray.evaluation.statistics import (
 )
 from disback_ray.model import Model
 from disback_ray.model_images import ModelImages
-from disback_ray.run_folder import SUMMARY
+from disback_ray.run_folder import CONFIG, SUMMARY, recipe_of
 from disback_ray.storage import Folder
 from disback_ray.teachers.hub import is_diffusers
 from disback_ray.teachers.saved import SETTINGS as DENOISER
@@ -117,10 +118,20 @@ def model_of(where: str, source: Source) -> Model | None:
     """The model that `where` names; None where it names images. Raises what `load_model` raises."""
     if where.endswith(ARCHIVES) or (where == DIGITS and not Path(DIGITS).exists()):
         return None
+    refuse_points(where)
     folder = Folder.at(where)
     if where.endswith(MODELS) or folder.has(SUMMARY) or folder.has(DENOISER) or is_diffusers(where):
         return load_model(where, steps=source.steps, guidance=source.guidance, trust_modules=source.trust_modules)
     return None
+
+
+def refuse_points(where: str) -> None:
+    """Raises ConfigError for a run on points, which has no images that an extractor could look at."""
+    folder = Folder.at(where)
+    if folder.has(CONFIG) and isinstance(recipe_of(folder).data, PointsData):
+        raise ConfigError(
+            f"{where}: a run on points: it has no images; `disback-ray evaluate {where}`, without a reference, measures it"
+        )
 
 
 def _digits(extractor: Extracts, n: int | None, keep: int, reference: Origin | None) -> Statistics:

@@ -1,5 +1,6 @@
 """One run: what it plays, where its files lie, and which teacher it needs."""
 
+import contextlib
 import hashlib
 import json
 import time
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from disback_ray.actors.parts import Places, denoiser_spec, sigma_init, student_spec
+from disback_ray.actors.parts import Places, against_reference, denoiser_spec, sigma_init, student_spec
 from disback_ray.actors.players import Recovered
 from disback_ray.algorithms.noise import span
 from disback_ray.config import Recipe, Teacher, TeacherModule, TextTeacher
@@ -15,10 +16,12 @@ from disback_ray.data.prepared import PreparedImages
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import ImagesData, NoData
 from disback_ray.errors import CheckpointError, ConfigError
+from disback_ray.evaluation.image_measures import ImageMeasures
 from disback_ray.interruption import Stop
 from disback_ray.networks.checkpointing import checkpoint_gradients
 from disback_ray.networks.lora import add_lora
 from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.networks.text_unet import TextUNetSpec
 from disback_ray.progress import Watcher
 from disback_ray.run_folder import (
     SUMMARY,
@@ -186,6 +189,19 @@ def check_networks(recipe: Recipe, teacher: Folder) -> None:
             add_lora(spec.sketch(), recipe.fake_score.lora)
         if recipe.fake_score.checkpointing:
             checkpoint_gradients(spec.sketch(), recipe.fake_score.checkpointing)
+
+
+def check_reference(recipe: Recipe, spec: DenoiserSpec, *, here: bool) -> None:
+    """What the evaluator would say of evaluation.reference once the teacher is trained. here: its files are this machine's.
+
+    Raises ConfigError where features would be of another kind than the reference's, or too few; where `here`, CheckpointError for
+    files that are missing or damaged.
+    """
+    if (against := against_reference(recipe)) is None:
+        return
+    latents = isinstance(spec.network, TextUNetSpec)
+    with contextlib.nullcontext() if here else contextlib.suppress(CheckpointError):
+        ImageMeasures(against, shape=spec.shape, classes=spec.classes, decode=(lambda x: x) if latents else None)
 
 
 @contextmanager

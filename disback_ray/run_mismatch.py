@@ -30,6 +30,10 @@ from disback_ray.teachers.saved import SETTINGS, load_denoiser, load_spec, refus
 
 REFERENCES = 4096  # samples: fewer leave the stable target field noise of its own
 AT_ONCE = 64
+BELOW = (
+    "the run is below the bound, which is the paper's word for real data's own mismatch: this teacher's score fits its student's samples "
+    "better than real data, which says more about the teacher than about the student"
+)
 BLIND = "the mismatch hardly sees dropped modes: read it beside modes and spread"
 
 
@@ -57,13 +61,17 @@ def mismatch(
         figures |= {"modes": float(coverage.covered), "modes of the data": float(coverage.total)}
     figures["spread"] = spread(made)
     real, name = _real(recipe, n, seed)
-    notes = ("no data to compare with: the ideal lower bound, the teacher's mismatch on real data, isn't known", BLIND)
+    notes: tuple[str, ...] = (
+        "no data to compare with: the ideal lower bound, the teacher's mismatch on real data, isn't known",
+        BLIND,
+    )
     if real is not None:
         bound = measure_mismatch(score, real.x, real.condition, sigmas=levels, seed=seed)
         figures |= {"ideal lower bound": bound.degree, "spread of real data": spread(real)}
-        notes = (f"the ideal lower bound is the teacher's mismatch on {len(real.x):,} samples of {name}", BLIND)
+        of_what = f"the ideal lower bound is the teacher's mismatch on {len(real.x):,} samples of {name}"
+        notes = (of_what, BELOW if degree.degree < bound.degree else "", BLIND)
     sha256 = hashlib.sha256(made.x.numpy().tobytes()).hexdigest()
-    return ImageFigures(figures, Origin(f"{where}, seed {seed}", sha256, n, drawn=run.drawn), notes=notes)
+    return ImageFigures(figures, Origin(f"{where}, seed {seed}", sha256, n, drawn=run.drawn), notes=tuple(filter(None, notes)))
 
 
 def _real(recipe: Recipe, n: int, seed: int) -> tuple[Drawn | None, str]:

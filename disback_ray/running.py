@@ -14,7 +14,16 @@ from disback_ray.errors import ConfigError, DeviceMemoryError, DisbackError, Non
 from disback_ray.interruption import Stop, interruptible
 from disback_ray.nonfinite import write_keys
 from disback_ray.one_teacher import train_once
-from disback_ray.production import Production, Stopped, check_networks, modules_of, student_folder, teacher_folder, teacher_plan
+from disback_ray.production import (
+    Production,
+    Stopped,
+    check_networks,
+    check_reference,
+    modules_of,
+    student_folder,
+    teacher_folder,
+    teacher_plan,
+)
 from disback_ray.progress import OnConsole, Silent, Watcher
 from disback_ray.rehearsal import Crew, backtrack, evaluate, look_at_the_start, record, try_warm, try_without
 from disback_ray.report import render
@@ -146,7 +155,9 @@ def _produce(
         network = text_network(places.teacher)
         silent, trains = network is not None and not is_encoded(network), not is_saved(places.teacher)
         stage.check(first="teacher_trainer" if trains else "prompt_encoder" if silent else None)
-        stage.refuse_unfit(recipe, denoiser_spec(recipe) if trains else load_spec(places.teacher))
+        spec = denoiser_spec(recipe) if trains else load_spec(places.teacher)
+        check_reference(recipe, spec, here=in_process or cluster.address == "local")
+        stage.refuse_unfit(recipe, spec)
         lock = held.enter_context(locked(folder))
         if fresh:
             folder.clear()

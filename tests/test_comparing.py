@@ -52,8 +52,38 @@ def test_a_second_call_goes_on(compared: Path, tiny: Any) -> None:
     before = {file: file.stat().st_mtime_ns for file in compared.glob("seed-0/**/*") if file.is_file()}
     said: list[str] = []
     comparing.compare("ring8", seeds=1, out=str(compared), overrides=tiny.settings("ring8"), every=4, say=said.append)
-    assert len(said) == 3
+    assert [line.partition(":")[0] for line in said] == ["1 of 3", "2 of 3", "3 of 3"]
     assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_ctrl_c_says_how_to_go_on(compared: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    said: list[str] = []
+    monkeypatch.setattr(comparing, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        comparing.compare("ring8", seeds=1, out=str(compared), overrides=tiny.settings("ring8"), every=4, say=said.append)
+    assert said == ["stopped at seed 0, baseline; what has been played is kept, and the same command goes on"]
+
+
+def test_a_run_s_own_folder_is_no_comparison_s(compared: Path, tiny: Any) -> None:
+    with pytest.raises(ConfigError, match="seed-0/warm: a run lies there"):
+        comparing.compare("ring8", seeds=1, out=str(compared / "seed-0" / "warm"), overrides=tiny.settings("ring8"))
+
+
+def test_fresh_plays_all_anew(compared: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def played(*args: Any, fresh: bool, **kwargs: Any) -> None:
+        asked.append(fresh)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing, "run", played)
+    for fresh in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            comparing.compare("ring8", out=str(compared), overrides=tiny.settings("ring8"), fresh=fresh, say=lambda _: None)
+    assert asked == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ def test_a_wrong_key_or_value(setting: str, said: str) -> None:
         (["backtracking.staleness=1", "backtracking.fuse_forward=true"], "backtracking: "),
         (["recording.at=[5, 2, 50]"], "recording.at: [5, 2, 50] must rise"),
         (["recording.at=[5, 5, 50]"], "recording.at: [5, 5, 50] must rise"),
+        (["path=autoo"], "path: 'autoo': expected 'fixed', 'auto', or auto's settings"),
         (["recording.at=[5, 10]"], "recording: the last node is kept after step 10, not at the end, 50"),
         (["recording.every=5"], "recording: "),
         (["recording.at=null", "recording.every=20"], "recording: the last node is kept after step 40, not at the end, 50"),

@@ -107,6 +107,15 @@ def test_runs_are_measured(command: Command, digits: Path, ring8: Path, tmp_path
     assert command("sample", str(digits), "--n", "80", "--seed", "3", "--out", str(tmp_path / "x.npz")).status == 0
     single = command("evaluate", str(digits), "--reference", "digits", *PIXELS, "--n", "80", "--seed", "3")
     assert figure(command("evaluate", str(tmp_path / "x.npz"), "--reference", "digits", *PIXELS)) == pytest.approx(figure(single))
+    same = command("evaluate", "digits", "--reference", "digits", *PIXELS)
+    assert (figure(same, "kernel distance") < 0) == ("note: the kernel distance is an unbiased estimate" in same.out)
+    for no_images in (
+        ["evaluate", str(ring8), "--reference", "digits"],
+        ["statistics", str(ring8), "--out", str(tmp_path / "r.npz")],
+    ):
+        assert command(*no_images).complaint.startswith(
+            f"{ring8}: a run on points: it has no images; `disback-ray evaluate {ring8}`"
+        )
     points = command("evaluate", str(ring8), "--n", "100")
     assert figure(points, "sliced Wasserstein") > 0
     assert "reference: ring of 8 modes, std 0.1" in points.out

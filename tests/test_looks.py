@@ -57,6 +57,7 @@ def test_the_mismatch_of_a_run(command: Callable[..., Any], ring8: Path, digits:
     }
     assert values["mismatch"] == values["at σ 0.5"] > 0
     assert values["ideal lower bound"] > 0
+    assert ("note: the run is below the bound" in said.out) == (values["mismatch"] < values["ideal lower bound"])
     assert values["modes of the data"] == 8
     assert "read it beside modes and spread" in said.out
     assert (tmp_path / "m.json").exists()

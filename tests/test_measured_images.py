@@ -10,7 +10,7 @@ import pytest
 
 from disback_ray import run
 from disback_ray.config import ClusterConfig, load_recipe
-from disback_ray.errors import ConfigError
+from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluating import evaluate
 from disback_ray.evaluation.extractors import ExtractorSpec
 from disback_ray.image_statistics import Source, make_statistics
@@ -62,15 +62,31 @@ def test_measures_that_cant_be_taken_are_refused(recipe: str, setting: str, comp
         load_recipe(recipe, overrides=[setting])
 
 
-def test_what_the_reference_lacks_is_said_before_anything_is_trained(reference: str, tmp_path: Path) -> None:
-    few = [f"evaluation.reference={reference}", "evaluation.extractor=pixels", "evaluation.samples=20"]
-    with pytest.raises(ConfigError, match="20"):
+@pytest.fixture(scope="module")
+def grey(folder_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = str(tmp_path_factory.mktemp("statistics") / "grey.npz")
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8)
+    make_statistics(str(folder_of(list(pixels))), file, PIXELS.build(cache=None), Source(), keep=0)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("which", "settings", "complaint"),
+    [
+        ("reference", ["evaluation.samples=20"], "20"),
+        ("reference", ["evaluation.extractor=digits"], "of another kind: its extractor is pixels, here digits"),
+        ("grey", [], r"its dimensions is 64, here 192 \(images of another size, or grey ones against colour: data.grey\)"),
+        ("missing", [], "missing.npz"),
+    ],
+)
+def test_what_the_reference_lacks_is_said_before_anything_is_trained(
+    which: str, settings: list[str], complaint: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "missing.npz") if which == "missing" else request.getfixturevalue(which)
+    asked = [f"evaluation.reference={file}", "evaluation.extractor=pixels", f"evaluation.samples={SAMPLES}", *settings]
+    with pytest.raises((ConfigError, CheckpointError), match=complaint):
         run(
-            "cifar10-edm",
-            cluster=ClusterConfig(storage=str(tmp_path)),
-            out=tmp_path / "run",
-            in_process=True,
-            tiny=True,
-            overrides=few,
-        )
-    assert not (tmp_path / "run/path").exists()
+            "cifar10-edm", cluster=ClusterConfig(storage=str(tmp_path)), out=tmp_path / "run", in_process=True, tiny=True,
+            overrides=asked,
+        )  # fmt: skip
+    assert not (tmp_path / "run" / "config.yaml").exists()

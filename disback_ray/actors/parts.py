@@ -104,11 +104,7 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
         degradation.STAGE: StageSettings(max(recipe.recording.steps, 1), recipe.batch, recipe.recording.optimiser),
         backtracking.STAGE: trains,
     }
-    asked = recipe.evaluation
-    against = None
-    if asked.reference is not None:
-        extractor = ExtractorSpec(asked.extractor, asked.weights, asked.sha256, asked.mode)
-        against = AgainstReference(asked.reference, extractor, asked.samples or IMAGES_MEASURED)
+    against = against_reference(recipe)
     wire = recipe.wire_dtype
     precision = recipe.precision
     fake = FakeScoreSettings(
@@ -156,6 +152,15 @@ def parts(recipe: Recipe, places: Places, *, seed: int) -> dict[str, Part]:
         },
     }
     return {name: (CLASSES[name], given) for name, given in arguments.items()}
+
+
+def against_reference(recipe: Recipe) -> AgainstReference | None:
+    """What the evaluator is to measure the generator's images against; None where the recipe names no reference."""
+    asked = recipe.evaluation
+    if asked.reference is None:
+        return None
+    extractor = ExtractorSpec(asked.extractor, asked.weights, asked.sha256, asked.mode)
+    return AgainstReference(asked.reference, extractor, asked.samples or IMAGES_MEASURED)
 
 
 def sigma_init(recipe: Recipe, teacher: DenoiserSpec) -> float:

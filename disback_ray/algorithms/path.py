@@ -43,8 +43,10 @@ def node_marks(steps: int, *, every: int | None, at: Sequence[int] | None) -> tu
     if list(marks) != sorted(set(marks)) or (marks and marks[0] < 1):
         raise ConfigError(f"recording.at: {list(marks)} must rise from at least 1")
     if (marks[-1] if marks else 0) != steps:
-        last = marks[-1] if marks else 0
-        raise ConfigError(f"recording: the last node is kept after step {last}, not at the end, {steps}: let the path end there")
+        last, key = marks[-1] if marks else 0, "at" if at is not None else "every"
+        raise ConfigError(
+            f"recording: the last node is kept after step {last}, not at the end, {steps}: change recording.{key} or recording.steps"
+        )
     return marks
 
 

@@ -24,6 +24,8 @@ AnyData = Annotated[DigitsData | RingData | GridData | ImagesData | NoData | Pro
 
 
 def _named_path(value: object) -> object:
+    if isinstance(value, str) and value not in ("fixed", "auto"):
+        raise ValueError("expected 'fixed', 'auto', or auto's settings, such as {trial: 40}")
     return {} if value == "auto" else value
 
 

@@ -91,4 +91,4 @@ def note(where: str, skipped: Sequence[str]) -> str:
     if not skipped:
         return ""
     more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    return f"{where}: {len(skipped)} corrupt images skipped: {', '.join(skipped[:NAMED])}{more}"
+    return f"{where}: {len(skipped)} corrupt image{'s' if len(skipped) > 1 else ''} skipped: {', '.join(skipped[:NAMED])}{more}"

@@ -105,6 +105,10 @@ def measure(blocks: Iterable[Statistics], reference: Statistics, *, seed: int = 
         notes.append(f"{which} keeps no features: no kernel distance, precision and recall")
     else:
         figures["kernel_distance"] = kernel_distance(best.features, reference.features, seed=seed)
+        if figures["kernel_distance"] < 0:
+            notes.append(
+                "the kernel distance is an unbiased estimate of a number of at least 0: where that is near 0, it falls below as well"
+            )
         if min(len(best.features), len(reference.features)) > 3:
             figures |= asdict(precision_recall(best.features, reference.features))
     return ImageFigures(figures, best.origin, best.kind, reference.origin, tuple(distances), notes=tuple(notes))

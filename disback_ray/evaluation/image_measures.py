@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from disback_ray.algorithms.sampling import classes_evenly
 from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.evaluation.extractors import ExtractorSpec, as_pixels
 from disback_ray.evaluation.image_figures import ImageFigures, measure
+from disback_ray.evaluation.kinds import Origin, require_same_kind, require_same_resolution
 from disback_ray.evaluation.moments import require
 from disback_ray.evaluation.statistics import read_statistics, tally
 from disback_ray.fetching import fetch
@@ -38,7 +39,7 @@ class ImageMeasures:
     def __init__(
         self, against: AgainstReference, *, shape: tuple[int, ...], classes: int, decode: Callable[[Tensor], Tensor] | None
     ) -> None:
-        """Raises CheckpointError where a file is missing or another thing, ConfigError where samples are too few or kinds untold."""
+        """Raises CheckpointError where a file is missing or another thing, ConfigError where samples are too few or of another kind."""
         self.extractor = against.extractor.build(cache=None)
         self.reference = read_statistics(fetch(against.reference, key="evaluation.reference"))
         if self.reference.kind is None:
@@ -46,6 +47,14 @@ class ImageMeasures:
                 f"evaluation.reference: {against.reference}: doesn't tell what made it: make it with `disback-ray statistics`"
             )
         require(against.samples, self.reference.gaussian.dimensions)
+        kind, name = self.extractor.kind, f"evaluation.reference: {self.reference.origin.name}"
+        if decode is None:  # what is known before anything is drawn
+            require_same_resolution(Origin("the generator", "", None, (shape[1], shape[2])), self.reference.origin)
+            blank = as_pixels(torch.zeros(1, *shape))
+            kind = replace(kind, dimensions=self.extractor.features(blank).shape[1])
+        elif not kind.dimensions:
+            kind = replace(kind, dimensions=self.reference.kind.dimensions)
+        require_same_kind(kind, self.reference.kind, name=name)
         self.samples, self.shape, self.classes, self.decode = against.samples, shape, classes, decode
 
     def figures(self, draw: Callable[[Drawn, int], Tensor]) -> ImageFigures:

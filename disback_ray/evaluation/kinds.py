@@ -71,8 +71,12 @@ def require_same_kind(ours: FeatureKind, theirs: FeatureKind, *, name: str) -> N
         if mine != other:
             shown = [value[:SHOWN] if field.name == "sha256" else value for value in (other, mine)]
             what = "extractor's SHA-256" if field.name == "sha256" else field.name
+            hint = ""
+            if field.name == "dimensions" and ours.extractor == "pixels":
+                hint = " (images of another size, or grey ones against colour: data.grey)"
             raise ConfigError(
-                f"{name}: of another kind: its {what} is {shown[0]}, here {shown[1]}: such figures don't compare; make both the same way"
+                f"{name}: of another kind: its {what} is {shown[0]}, here {shown[1]}{hint}: such figures don't compare; "
+                "make both the same way"
             )
 
 

@@ -38,9 +38,19 @@ def test_marks(steps: int, every: int | None, at: Sequence[int] | None, marks: t
 @pytest.mark.parametrize(
     ("steps", "every", "at", "said"),
     [
-        (200, 60, None, "recording: the last node is kept after step 180, not at the end, 200"),
+        (
+            200,
+            60,
+            None,
+            "recording: the last node is kept after step 180, not at the end, 200: change recording.every or recording.steps",
+        ),
         (40, 50, None, "recording: the last node is kept after step 0, not at the end, 40"),
-        (50, None, (5, 20), "recording: the last node is kept after step 20, not at the end, 50"),
+        (
+            50,
+            None,
+            (5, 20),
+            "recording: the last node is kept after step 20, not at the end, 50: change recording.at or recording.steps",
+        ),
         (0, None, (5,), "recording: the last node is kept after step 5, not at the end, 0"),
         (1 << 200, 50, None, "recording.every: a node every 50 of 1606938.* steps: more than 10,000 nodes"),
         (50, None, (20, 5, 50), r"recording.at: \[20, 5, 50\] must rise"),
