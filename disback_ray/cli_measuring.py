@@ -178,12 +178,13 @@ def compare(
     from disback_ray.comparing import FIGURES, PAGE, Goal, lines
     from disback_ray.comparing import compare as play
 
+    goals = [Goal.parse(text) for text in goal or []]
     found, where = play(
         recipe, arms=arms.split(","), seeds=seeds, out=out, overrides=set_ or [], levels=_numbers(levels),
-        goals=[Goal.parse(text) for text in goal or []], every=every, cluster=cluster, tiny=tiny,
+        goals=goals, every=every, cluster=cluster, tiny=tiny,
         fresh=fresh, command=shlex.join(["disback-ray", *sys.argv[1:]]), say=_say,
     )  # fmt: skip
-    print(*lines(found), f"{where.uri}/{PAGE}", sep="\n")
+    print(*lines(found, goals), f"{where.uri}/{PAGE}", sep="\n")
     if json_ is not None:
         _write_json(json_, where.read_json(FIGURES))
 

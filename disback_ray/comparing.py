@@ -146,13 +146,16 @@ def results(found: Outcome, goals: Sequence[Goal] = ()) -> list[Result]:
     return rows
 
 
-def lines(found: Outcome) -> list[str]:
+def lines(found: Outcome, goals: Sequence[Goal] = ()) -> list[str]:
     """The outcome for a terminal."""
     head = f"{'':10}" + "".join(f"{f'to {level:g}':>38}" for level in found.levels)
     rows = [f"charged steps to a {found.figure.replace('_', ' ')} of …: median (fewest – most) × faster than baseline", head]
     for arm in found.arms:
         cells = [_cell(found, arm, level) for level in found.levels]
         rows.append(f"{arm:10}" + "".join(f"{cell:>38}" for cell in cells))
+    for goal in goals:
+        met = "met" if found.at(goal.arm, goal.level).meets(goal.speedup) else "missed"
+        rows.append(f"goal: {goal.arm} to {goal.level:g} {goal.speedup:g} × faster than the baseline: {met}")
     return [*rows, *found.lost, f"a step of recording is charged at {found.cost:.2f} of a generator's, as measured"]
 
 

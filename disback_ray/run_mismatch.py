@@ -47,7 +47,8 @@ def mismatch(
     says. Raises ConfigError, CheckpointError, RunFolderError.
     """
     if n < 2 or not all(0 < sigma < math.inf for sigma in sigmas):
-        raise ConfigError(f"mismatch: n {n}, sigma {list(sigmas)}: two samples or more, and levels of noise above 0")
+        asked = ", ".join([f"--n {n}", *(f"--sigma {sigma:g}" for sigma in sigmas)])
+        raise ConfigError(f"mismatch: {asked}: two samples or more, and levels of noise above 0")
     run, recipe = load_run(where, trust_modules=trust_modules), recipe_of(Folder.at(where))
     levels = tuple(sigmas) or bands(recipe.backtracking.noise)
     cache = Folder.at(storage or storage_of(run.folder)) / "teachers"

@@ -48,6 +48,17 @@ def test_figures_and_goals_are_written(compared: Path) -> None:
     assert "comparison" not in (compared / "comparison.html").read_text().partition("<body>")[0].partition("<title>")[0]
 
 
+def test_goals_are_told_on_the_terminal(compared: Path, tiny: Any) -> None:
+    goals = [comparing.Goal.parse("disback:100:0"), comparing.Goal.parse("disback:1e-6:2")]
+    found, _ = comparing.compare(
+        "ring8", seeds=1, out=str(compared), overrides=tiny.settings("ring8"), goals=goals, every=4, say=lambda _: None
+    )
+    told = [line for line in comparing.lines(found, goals) if line.startswith("goal: ")]
+    assert told == [
+        "goal: disback to 100 0 × faster than the baseline: met", "goal: disback to 1e-06 2 × faster than the baseline: missed",
+    ]  # fmt: skip
+
+
 def test_a_second_call_goes_on(compared: Path, tiny: Any) -> None:
     before = {file: file.stat().st_mtime_ns for file in compared.glob("seed-0/**/*") if file.is_file()}
     said: list[str] = []

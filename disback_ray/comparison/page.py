@@ -75,7 +75,7 @@ def sentence(found: Outcome, arm: str) -> str:
     low, high = min(reached.speedups), max(reached.speedups)
     verdict = "faster" if low > 1 else "slower" if high < 1 else "not told apart from the baseline: pairs fall on both sides"
     return (
-        f"{arm}: to {level:g} in the baseline's charged steps over {reached.speedup:.2f} at the median of "
+        f"{arm}: {reached.speedup:.2f} × as fast as the baseline to {level:g}, by charged steps, at the median of "
         f"{len(reached.speedups)} pairs ({low:.2f} – {high:.2f}): {verdict}."
     )
 

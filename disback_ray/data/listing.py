@@ -152,7 +152,7 @@ def _image_column(where: str, schema: pa.Schema) -> str:
     found = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     if found is None:
         raise CheckpointError(
-            f"{where}: no column {' or '.join(IMAGE_COLUMNS[:2])} of images; its columns are {listed(schema.names)}"
+            f"{where}: no column {', '.join(IMAGE_COLUMNS[:-1])} or {IMAGE_COLUMNS[-1]} of images; its columns are {listed(schema.names)}"
         )
     kind = schema.field(only(schema.names, found)).type
     inside = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind

@@ -69,8 +69,8 @@ def chart(
     if not drawn:
         return None
     levels = [(name, value) for name, value in levels if math.isfinite(value) and (value > 0 or not log)]
-    beneath = [value / 1.5 if log else value for _, value in levels]  # a level's name needs room too
-    numbers = np.concatenate([one.values for one in drawn] + [np.array(beneath)])
+    room = [part for _, value in levels for part in (value, value / 1.5 if log else value)]  # its name stands beneath it
+    numbers = np.concatenate([one.values for one in drawn] + [np.array(room)])
     last = max([int(one.steps.max()) for one in drawn] + [step for step, _ in marks])
     first = min(0, *(int(one.steps.min()) for one in drawn))
     x = Axis(first, max(last, first + 1), LEFT, WIDTH - RIGHT)

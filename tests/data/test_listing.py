@@ -203,7 +203,9 @@ def test_a_word_that_labels_many_rows_is_kept_once(tmp_path: Path) -> None:
 
 
 def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
-    assert "no column image or img of images; its columns are x, y" in refusal(parquet(tmp_path / "a.parquet", x=[1], y=[2]))
+    assert "no column image, img, jpg, png, image.bytes or bytes of images; its columns are x, y" in refusal(
+        parquet(tmp_path / "a.parquet", x=[1], y=[2])
+    )
     assert "its columns are a b" in refusal(parquet(tmp_path / "n.parquet", **{"a\nb": [1]}))
     assert "column image is string: expected encoded images" in refusal(parquet(tmp_path / "b.parquet", image=["a.png"]))
     assert "has no labels" in refusal(parquet(tmp_path / "c.parquet", image=[b"x"]))

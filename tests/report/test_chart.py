@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from disback_ray.report.chart import Series, chart, number
+from disback_ray.report.chart import BOTTOM, HEIGHT, TOP, Series, chart, number
 
 
 def parsed(*args, **kwargs) -> ElementTree.Element:
@@ -102,6 +102,12 @@ def test_levels_stand_at_their_values_and_widen_the_axis() -> None:
     assert set(levels) == {"teacher", "real"}
     down = np.array([[0, float(levels[name].find("line").get("y1"))] for name in ("teacher", "real")])
     assert read(svg, down, log=True)[:, 1] == pytest.approx([1, 2], rel=0.02)
+
+
+def test_a_level_above_all_curves_is_within_the_chart() -> None:
+    svg = parsed([series([15.0, 14.0, 16.0])], log=True, levels=[("the teacher's samples", 23.58)])
+    level = next(group for group in svg.iter("g") if group.get("class") == "level")
+    assert TOP <= float(level.find("line").get("y1")) <= HEIGHT - BOTTOM
 
 
 def test_what_cannot_be_drawn_is_left_out() -> None:

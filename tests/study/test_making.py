@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ def test_what_can_t_be_compared(digits: Path, other: Path, ring8: Path, command:
         assert said.status == 2
         assert says in said.complaint
         assert not out.exists()
+
+
+def test_a_copy_of_a_run_is_no_other_model(digits: Path, command: Callable[..., Any], tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "copy")
+    said = command("study", str(digits), str(tmp_path / "copy"), "--n", "4", "--out", str(tmp_path / "study"))
+    assert (
+        said.complaint
+        == f"{digits} and {tmp_path}/copy make the very same pictures: nobody can prefer one; give two different models"
+    )
+    assert not (tmp_path / "study").exists()
 
 
 def test_captions_are_escaped() -> None:
