@@ -21,7 +21,7 @@ import ray
 from benchmarks import Result, measured, options, publish
 from benchmarks.emulated_roles import SAMPLES, FakeScore, Generator, Target, Work
 from benchmarks.stage import Stage, staged
-from disback_ray.actors.hosted import Part
+from disback_ray.actors.parts import Part
 from disback_ray.actors.session import begin_private
 from disback_ray.algorithms import backtracking
 from disback_ray.algorithms.noise import Batch

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from disback_ray.actors.company import Company, hosted
-from disback_ray.actors.hosted import Part
+from disback_ray.actors.parts import Part
 from disback_ray.actors.placement import place
 from disback_ray.actors.players import Recovered
 from disback_ray.algorithms.cast import Cast, Step

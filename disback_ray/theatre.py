@@ -8,8 +8,8 @@ import torch
 
 from disback_ray.actors.bundles import check
 from disback_ray.actors.company import Company, in_process, on_ray, stand_by
-from disback_ray.actors.hosted import Part
 from disback_ray.actors.on_ray import OnRay as Process
+from disback_ray.actors.parts import Part
 from disback_ray.actors.placement import Placement, place
 from disback_ray.actors.prompt_encoder import PromptEncoder, encode_all
 from disback_ray.actors.recovery import Recovery

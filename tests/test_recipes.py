@@ -13,8 +13,8 @@ import torch
 import disback_ray
 from disback_ray import theatre
 from disback_ray.actors import company
-from disback_ray.actors.hosted import Part
 from disback_ray.actors.on_ray import OnRay, begin
+from disback_ray.actors.parts import Part
 from disback_ray.actors.session import attach
 from disback_ray.algorithms.noise import TimestepNoise
 from disback_ray.algorithms.path import Switch

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from disback_ray.actors.hosted import Part
 from disback_ray.actors.mishaps import told
 from disback_ray.actors.on_ray import OnRay, Replicas, begin
-from disback_ray.actors.parts import CLASSES, Places, parts
+from disback_ray.actors.parts import CLASSES, Part, Places, parts
 from disback_ray.actors.placement import Placement
 from disback_ray.actors.players import Audience
 from disback_ray.actors.rank_group import RankGroup

@@ -24,9 +24,6 @@ from disback_ray.algorithms.ranks import ALONE, Ranks, is_of_a_peer, join
 from disback_ray.errors import ClusterError
 from disback_ray.storage import Folder
 
-Part = tuple[Callable[..., Any], dict[str, Any]]
-"""A role's class, and the arguments that build it wherever it runs."""
-
 
 @dataclass(frozen=True)
 class Meeting:

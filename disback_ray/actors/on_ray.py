@@ -10,8 +10,9 @@ import ray
 from ray._private.state import state as typed_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from disback_ray.actors.hosted import Hosted, Meeting, Part
+from disback_ray.actors.hosted import Hosted, Meeting
 from disback_ray.actors.parcel import parcelled
+from disback_ray.actors.parts import Part
 from disback_ray.storage import Folder
 
 state: Any = typed_state

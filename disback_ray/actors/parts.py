@@ -8,7 +8,6 @@ from disback_ray.actors.evaluator import Evaluator
 from disback_ray.actors.fake_score import FakeScore, FakeScoreSettings, StageSettings
 from disback_ray.actors.frozen_score import FrozenTeacher, PathNode
 from disback_ray.actors.generator import Generator, GeneratorSettings
-from disback_ray.actors.hosted import Part
 from disback_ray.algorithms import backtracking, degradation
 from disback_ray.config import Recipe, Teacher, TeacherFile, TextTeacher
 from disback_ray.data.prepared import PreparedImages
@@ -26,6 +25,9 @@ from disback_ray.teachers.guidance import NONE
 from disback_ray.teachers.mixture import ExactMixture
 from disback_ray.teachers.path_copies import PathCopies
 from disback_ray.teachers.saved import load_spec, refuse_modules
+
+Part = tuple[Callable[..., Any], dict[str, Any]]
+"""A role's class, and the arguments that build it wherever it runs."""
 
 CLASSES: dict[str, Callable[..., Any]] = {
     "teacher": FrozenTeacher,

@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import Any
 
-from disback_ray.actors.hosted import Meeting, Part
+from disback_ray.actors.hosted import Meeting
 from disback_ray.actors.on_ray import OnRay
+from disback_ray.actors.parts import Part
 from disback_ray.algorithms.ranks import Ranks, Sharding
 from disback_ray.storage import Folder
 

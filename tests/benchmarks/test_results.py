@@ -57,3 +57,10 @@ def test_a_process_s_peak_is_its_own_and_not_that_of_whoever_began_it() -> None:
     )  # fmt: skip
     assert float(said.stdout) < 60
     assert benchmarks.peak.peak_mib() > len(held) / 2**20 + 60
+
+
+def test_the_gpu_benchmark_s_one_process_needs_no_ray() -> None:
+    """Where Ray can't be imported: `None` in sys.modules is what Python raises ImportError for."""
+    script = "import sys; sys.modules['ray'] = None; from benchmarks import gpu; print(gpu.importlib.util.find_spec('ray'))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "None\n", done.stderr
