@@ -124,9 +124,11 @@ def _told(found: Statistics, where: str) -> Statistics:
 
 
 def _blocks(where: str, extractor: Extracts, source: Source, blocks: int, say: Say, reference: Origin) -> Iterator[Statistics]:
-    if blocks == 1 or model_of(where, source) is not None:
+    model = model_of(where, source)
+    if blocks == 1 or model is not None:
         for block in range(blocks):
-            yield statistics_of(where, extractor, replace(source, seed=source.seed + block), say=say, reference=reference)
+            turn = replace(source, seed=source.seed + block)
+            yield statistics_of(where, extractor, turn, say=say, reference=reference, model=model)
         return
     if source.n is None:
         raise ConfigError(f"--blocks {blocks}: give --n as well, how many of {where} make a block")

@@ -28,7 +28,7 @@ from disback_ray.evaluation.statistics import (
 )
 from disback_ray.model import Model
 from disback_ray.model_images import ModelImages
-from disback_ray.run_folder import CONFIG, SUMMARY, recipe_of
+from disback_ray.run_folder import SUMMARY, is_run, recipe_of
 from disback_ray.storage import Folder
 from disback_ray.teachers.hub import is_diffusers
 from disback_ray.teachers.saved import SETTINGS as DENOISER
@@ -63,14 +63,16 @@ class Source:
 
 def statistics_of(
     where: str, extractor: Extracts, source: Source,
-    *, keep: int = KEPT_FEATURES, say: Say = print, reference: Origin | None = None,
+    *, keep: int = KEPT_FEATURES, say: Say = print, reference: Origin | None = None, model: Model | None = None,
 ) -> Statistics:  # fmt: skip
     """Statistics of a folder, zip, parquet or npz of images, of `digits`, or of a model's samples. reference: what they are to meet.
+
+    model: the one that `where` names, if it is loaded already.
 
     Raises CheckpointError where there is nothing of the kind or an image is corrupt, ConfigError where there are too few, or they
     don't fit the extractor, NonFiniteError for NaN or Inf.
     """
-    if (model := model_of(where, source)) is not None:
+    if (model := model or model_of(where, source)) is not None:
         n = source.n or MANY
         if extractor.kind.dimensions:
             require(n, extractor.kind.dimensions)
@@ -128,7 +130,7 @@ def model_of(where: str, source: Source) -> Model | None:
 def refuse_points(where: str) -> None:
     """Raises ConfigError for a run on points, which has no images that an extractor could look at."""
     folder = Folder.at(where)
-    if folder.has(CONFIG) and isinstance(recipe_of(folder).data, PointsData):
+    if folder.has(SUMMARY) and is_run(folder) and isinstance(recipe_of(folder).data, PointsData):
         raise ConfigError(
             f"{where}: a run on points: it has no images; `disback-ray evaluate {where}`, without a reference, measures it"
         )
