@@ -87,11 +87,11 @@ def evaluate(
         )  # fmt: skip
     for line in found.lines():
         print(line)
+    if json_ is not None:  # before what may refuse to compare: the figures took their time
+        _write_json(json_, found.to_json())
     if earlier is not None:
         for name, value in differences(found, earlier, name=str(against)).items():
             print(f"{value:+.6g} {name.replace('_', ' ')}, against {against}{drawn_otherwise(found, earlier)}")
-    if json_ is not None:
-        _write_json(json_, found.to_json())
 
 
 def statistics(

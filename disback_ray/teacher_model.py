@@ -86,7 +86,9 @@ class TeacherModel:
         device = best_device()
         network = self.text_network
         if network is not None and prompts is None and not self.classes:
-            raise ConfigError("--prompt: this teacher draws what a prompt says: give one")
+            raise ConfigError(
+                "this teacher draws what a prompt says: give one, with `sample --prompt` or `evaluate --prompts FILE`"
+            )
         denoiser = self.denoiser.to(device)
 
         def sample(z: Tensor, condition: Tensor | None) -> Tensor:

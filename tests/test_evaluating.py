@@ -75,7 +75,11 @@ def test_figures_are_kept_and_compared(command: Command, photos: dict[str, Path]
     assert set(kept["figures"]) == {"frechet", "kernel_distance", "precision", "recall"}
     again = command("evaluate", str(photos["a"]), "--reference", str(photos["b"]), *PIXELS, "--against", str(file))
     assert f"+0 frechet, against {file}" in again.out
-    other = command("evaluate", str(photos["a"]), "--reference", str(photos["a"]), *PIXELS, "--against", str(file))
+    own = tmp_path / "other.json"
+    other = command(
+        "evaluate", str(photos["a"]), "--reference", str(photos["a"]), *PIXELS, "--against", str(file), "--json", str(own)
+    )
+    assert json.loads(own.read_text())["figures"]["frechet"] == pytest.approx(0, abs=1e-6), "what took its time is kept"
     assert other.status == 2
     assert "figures against another reference" in other.complaint
 

@@ -176,7 +176,10 @@ def test_samples_are_images_of_the_prompts_asked_for(here: disback_ray.RunResult
     asked = ("--n", "1", "--prompt", "a cat", "--guidance")
     assert command("sample", pipeline, *asked, "0.5").complaint == "--guidance 0.5: at least 1, which is none"
     assert "--guidance 3.0: a run's generator" in command("sample", here.folder.uri, *asked, "3").complaint
-    assert "--prompt: this teacher draws what a prompt says" in command("sample", pipeline, "--n", "1").complaint
+    assert (
+        "this teacher draws what a prompt says: give one, with `sample --prompt`"
+        in command("sample", pipeline, "--n", "1").complaint
+    )
 
 
 def test_a_study_is_of_prompts(here: disback_ray.RunResult, storage: Path, tmp_path: Path, command: Any) -> None:
