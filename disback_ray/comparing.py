@@ -156,7 +156,9 @@ def lines(found: Outcome, goals: Sequence[Goal] = ()) -> list[str]:
     for goal in goals:
         met = "met" if found.at(goal.arm, goal.level).meets(goal.speedup) else "missed"
         rows.append(f"goal: {goal.arm} to {goal.level:g} {goal.speedup:g} × faster than the baseline: {met}")
-    return [*rows, *found.lost, f"a step of recording is charged at {found.cost:.2f} of a generator's, as measured"]
+    low, high = found.cost_range
+    charge = f"a step of recording is charged at {found.cost:.2f} of a generator's, as measured ({low:.2f} – {high:.2f} in one run each)"
+    return [*rows, *found.lost, charge, *found.swayed()]
 
 
 def _cell(found: Outcome, arm: str, level: float) -> str:
@@ -199,7 +201,7 @@ def _write(
 ) -> None:  # fmt: skip
     facts: dict[str, Any] = {
         "recipe": plan.name, "settings": list(settings), "seeds": list(found.seeds), "arms": list(found.arms), "figure": found.figure,
-        "recording_cost": found.cost, "lost": found.lost,
+        "recording_cost": found.cost, "recording_cost_range": list(found.cost_range), "lost": found.lost,
         "reached": [_finite(asdict(reached)) for reached in found.reached],
     }  # fmt: skip
     said = command or f"disback-ray compare {shlex.quote(plan.name)}"

@@ -76,10 +76,14 @@ def curve_of(
     )  # fmt: skip
 
 
+def recording_costs(curves: Sequence[Curve]) -> list[float]:
+    """What a step of recording cost in each run that has both, in steps of the generator: the ratio of their durations."""
+    return [curve.record_seconds / curve.step_seconds for curve in curves if curve.record_seconds and curve.step_seconds]
+
+
 def recording_cost(curves: Sequence[Curve]) -> float:
-    """What a step of recording costs, in steps of the generator: the ratio of their durations, its median over all runs that have both."""
-    pairs = [curve.record_seconds / curve.step_seconds for curve in curves if curve.record_seconds and curve.step_seconds]
-    return statistics.median(pairs) if pairs else 1.0
+    """The median of recording_costs: what is charged."""
+    return statistics.median(recording_costs(curves) or [1.0])
 
 
 def _duration(rows: Sequence[Row], stage: str) -> float | None:

@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from disback_ray.comparison.curves import Curve, recording_cost
+from disback_ray.comparison.curves import Curve, recording_cost, recording_costs
 
 NEVER = math.inf
 LEVELS = 4
+SWAYED = 1.05
 ROUND = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 
 
@@ -74,6 +75,28 @@ class Outcome:
     def of(self, arm: str) -> list[Curve]:
         return [curve for curve in self.curves if curve.arm == arm]
 
+    @property
+    def cost_range(self) -> tuple[float, float]:
+        """The least and the most that a run's own durations say of the cost: how far what is charged can be trusted."""
+        costs = recording_costs(self.curves) or [self.cost]
+        return min(costs), max(costs)
+
+    def swayed(self) -> list[str]:
+        """The arms whose ratio at the last level moves by more than a twentieth within that range, in words."""
+        said = []
+        for arm in self.arms:
+            levels = [level for level in self.levels if self.at(arm, level).speedup]
+            if arm == "baseline" or not levels or not any(curve.recorded for curve in self.of(arm)):
+                continue
+            dearest, cheapest = (_median_speedup(self, arm, levels[-1], cost) for cost in reversed(self.cost_range))
+            if cheapest > SWAYED * dearest:
+                low, high = self.cost_range
+                said.append(
+                    f"{arm} to {levels[-1]:g}: {cheapest:.2f} × if a step of recording costs {low:.2f} of a generator's, as in one run, "
+                    f"{dearest:.2f} × if it costs {high:.2f}, as in another"
+                )
+        return said
+
 
 def outcome(curves: Sequence[Curve], *, arms: Sequence[str], levels: Sequence[float] = ()) -> Outcome:
     """curves: one of each arm and seed, of the same figure. levels: falling; by default round ones that the runs pass."""
@@ -105,6 +128,12 @@ def default_levels(curves: Sequence[Curve]) -> tuple[float, ...]:
     powers = range(math.floor(math.log10(max(best, 1e-9))), math.ceil(math.log10(max(start, 1e-9))) + 1)
     round_ones = sorted((float(f"{factor:g}e{power}") for power in powers for factor in ROUND), reverse=True)
     return tuple(level for level in round_ones if best <= level <= start / 2)[-LEVELS:] or (best,)
+
+
+def _median_speedup(found: Outcome, arm: str, level: float, cost: float) -> float:
+    curves = {(curve.arm, curve.seed): curve for curve in found.curves}
+    pairs = [_speedup(curves["baseline", seed], curves[arm, seed], level, cost) for seed in found.seeds]
+    return statistics.median(pair for pair in pairs if pair is not None)
 
 
 def _speedup(base: Curve, arm: Curve, level: float, cost: float) -> float | None:

@@ -45,14 +45,14 @@ def render(
         command=command,
         measure=measure,
         style=Markup(files("disback_ray.report").joinpath("style.css").read_text(encoding="utf-8")),
-        sentences=[*(sentence(found, arm) for arm in found.arms if arm != "baseline"), *found.lost],
+        sentences=[*(sentence(found, arm) for arm in found.arms if arm != "baseline"), *found.lost, *found.swayed()],
         goals=goals,
         levels=[f"{level:g}" for level in found.levels],
         rows=[(arm, meanings[arm], [cell(found.at(arm, level)) for level in found.levels]) for arm in found.arms],
         legend=list(_colours(found).items()),
         curves=[_chart(found, log=True), *([_each(found)] if len(found.seeds) > 1 else [])],
         seeds=len(found.seeds),
-        cost=f"{found.cost:.2f}",
+        cost="{:.2f} ({:.2f} – {:.2f})".format(found.cost, *found.cost_range),
         recorded=max(curve.recorded for curve in found.curves),
     )
 

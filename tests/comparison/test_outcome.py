@@ -1,11 +1,12 @@
 """Levels, charges and pairs of a comparison, on curves whose answer is known."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from disback_ray.comparing import Goal, goals_met, results
+from disback_ray.comparing import Goal, goals_met, lines, results
 from disback_ray.comparison.arms import chosen
 from disback_ray.comparison.curves import Curve, curve_of, recording_cost
 from disback_ray.comparison.outcome import NEVER, default_levels, outcome
@@ -28,6 +29,25 @@ def test_the_recording_is_charged_at_what_its_steps_took() -> None:
     assert [found.at("warm", level).steps for level in (1.0, 0.5)] == [(14.0,), (24.0,)]
     assert found.at("warm", 1.0).speedup == pytest.approx(20 / 14)
     assert found.at("warm", 1.0).seconds == (pytest.approx(14 * 0.2),)
+
+
+def test_where_the_cost_is_uncertain_its_range_and_what_it_changes_are_said() -> None:
+    """Recording of 8 steps at .25 and .75 of a generator's: 20 steps against 10 + 8 · .25 and 10 + 8 · .75."""
+    curves = [curve("baseline", seed, (4, 2, 1, 0.5)) for seed in (0, 1)]
+    curves += [
+        replace(curve("warm", seed, (4, 1, 1, 1), recorded=8), record_seconds=took) for seed, took in ((0, 0.05), (1, 0.15))
+    ]
+    found = outcome(curves, arms=("baseline", "warm"), levels=(1.0,))
+    assert (found.cost, found.cost_range) == (pytest.approx(0.5), pytest.approx((0.25, 0.75)))
+    said = "warm to 1: 1.67 × if a step of recording costs 0.25 of a generator's, as in one run, 1.25 × if it costs 0.75, as in another"
+    assert found.swayed() == [said]
+    assert lines(found)[-2:] == [
+        "a step of recording is charged at 0.50 of a generator's, as measured (0.25 – 0.75 in one run each)", said,
+    ]  # fmt: skip
+    assert (
+        outcome([replace(c, record_seconds=c.record_seconds and 0.1) for c in curves], arms=found.arms, levels=(1.0,)).swayed()
+        == []
+    )
 
 
 def test_who_never_comes_there_loses_the_pair() -> None:
