@@ -106,6 +106,9 @@ def statistics(
     seed: Seed = 0,
     steps: Steps = None,
     guidance: Guidance = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="As for evaluate: a text-to-image teacher draws one image for each.")
+    ] = None,
     features: Annotated[
         int, typer.Option(help="Of so many samples the features are kept, for kernel distance and recall.")
     ] = 10_000,
@@ -120,7 +123,7 @@ def statistics(
     refuse_points(what)
     built = _spec(extractor, weights, sha256, mode).build(cache=None if cache is None else Folder.at(cache))
     found = make_statistics(
-        what, out, built, Source(n, seed, steps, guidance, skip_corrupt, trust_modules), keep=features, say=_say
+        what, out, built, Source(n, seed, steps, guidance, skip_corrupt, trust_modules), keep=features, say=_say, prompts=prompts
     )
     print(f"{out}: {found.kind}; {found.origin}")
 

@@ -25,7 +25,17 @@ from disback_ray.evaluation.statistics import (
     tally,
 )
 from disback_ray.fetching import fetch
-from disback_ray.image_statistics import PART, Say, Source, fitting, is_statistics, model_of, refuse_points, statistics_of
+from disback_ray.image_statistics import (
+    PART,
+    Say,
+    Source,
+    drawing_model,
+    is_statistics,
+    model_of,
+    refuse_points,
+    statistics_of,
+    statistics_of_prompts,
+)
 from disback_ray.prompted_images import PromptedImages
 from disback_ray.result import load_run
 from disback_ray.run_folder import CONFIG, recipe_of
@@ -74,20 +84,18 @@ def evaluate_prompts(
     """
     if clip is None and reference is None:
         raise ConfigError(f"--prompts {prompts}: give --clip, --reference, or both: what the images are to be measured by")
-    if (model := model_of(where, source)) is None:
-        raise ConfigError(f"--prompts {prompts}: {where} is no model that could draw them")
+    model = drawing_model(where, source, prompts)
     judge = ClipScore(clip) if clip is not None else None
     images = PromptedImages(model, prompts, n=source.n, seed=source.seed, name=where, clip=judge)
-    name = f"{where}, one image for each prompt of {prompts}, seed {source.seed}"
     if reference is None:
         for _ in images.parts():
             pass
+        name = f"{where}, one image for each prompt of {prompts}, seed {source.seed}"
         found = ImageFigures({}, Origin(name, images.sha256, len(images.texts), drawn=model.drawn))
     else:
         extractor = spec.build(cache=cache)
         known = _reference(reference, extractor, None, cache, source, say)
-        gathered = tally(fitting(images.parts(), where, known.origin), extractor)
-        samples = gathered.statistics(name, images.sha256, drawn=model.drawn, reference=known.origin)
+        samples = statistics_of_prompts(images, prompts, extractor, reference=known.origin)
         found = measure([samples], _agreed(known, samples, False), seed=source.seed)
     found = replace(found, of={"prompts": images.prompts_sha256})
     if judge is None:

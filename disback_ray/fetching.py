@@ -36,7 +36,7 @@ def fetch(where: str, *, sha256: str | None = None, cache: Folder | None = None,
             raise CheckpointError(f"{key}: {where}: no such file")
         return _proved(name, folder.read(name), wanted, where)
     if wanted is None:
-        raise ConfigError(f"{key}: {where}: give the file's SHA-256 as well ({key} from the web are used only when proved)")
+        raise ConfigError(f"{key}: {where}: give the file's SHA-256 as well (what comes from the web is used only when proved)")
     if cache is None:
         raise ConfigError(f"{key}: {where}: give a cache folder to keep it in; nothing is loaded into hidden places")
     name = where.partition("?")[0].rpartition("/")[2] or "file"

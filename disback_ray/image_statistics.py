@@ -28,6 +28,7 @@ from disback_ray.evaluation.statistics import (
 )
 from disback_ray.model import Model
 from disback_ray.model_images import ModelImages
+from disback_ray.prompted_images import PromptedImages
 from disback_ray.run_folder import SUMMARY, is_run, recipe_of
 from disback_ray.storage import Folder
 from disback_ray.teachers.hub import is_diffusers
@@ -90,13 +91,34 @@ def statistics_of(
     return found.statistics(files.name, files.sha256, skipped=len(files.skipped), odd=files.odd, reference=reference)
 
 
-def make_statistics(
-    where: str, out: str, extractor: Extracts, source: Source, *, keep: int = KEPT_FEATURES, say: Say = print
+def statistics_of_prompts(
+    images: PromptedImages, prompts: str, extractor: Extracts, *, keep: int = KEPT_FEATURES, reference: Origin | None = None
 ) -> Statistics:
-    """`statistics_of` as a file. Raises what that raises, and ConfigError where `out` is no .npz."""
+    """Statistics of one image for each prompt. prompts: the file that they are of. Raises as `statistics_of`."""
+    if extractor.kind.dimensions:
+        require(len(images.texts), extractor.kind.dimensions)
+    found = tally(fitting(images.parts(), images.name, reference), extractor, keep=keep)
+    name = f"{images.name}, one image for each prompt of {prompts}, seed {images.seed}"
+    return found.statistics(name, images.sha256, drawn=images.model.drawn, reference=reference)
+
+
+def make_statistics(
+    where: str, out: str, extractor: Extracts, source: Source,
+    *, keep: int = KEPT_FEATURES, say: Say = print, prompts: str | None = None,
+) -> Statistics:  # fmt: skip
+    """`statistics_of` as a file, or, with prompts, `statistics_of_prompts`.
+
+    Raises what they raise, and ConfigError where `out` is no .npz, or prompts are for what takes none.
+    """
     if not out.endswith(".npz"):
         raise ConfigError(f"--out {out}: name an .npz file")
-    found = statistics_of(where, extractor, source, keep=keep, say=say)
+    if prompts is None:
+        found = statistics_of(where, extractor, source, keep=keep, say=say)
+    else:
+        images = PromptedImages(
+            drawing_model(where, source, prompts), prompts, n=source.n, seed=source.seed, name=where, clip=None
+        )
+        found = statistics_of_prompts(images, prompts, extractor, keep=keep)
     folder, name = Folder.of_file(out)
     save_statistics(folder, name, found)
     return found
@@ -120,11 +142,17 @@ def model_of(where: str, source: Source) -> Model | None:
     """The model that `where` names; None where it names images. Raises what `load_model` raises."""
     if where.endswith(ARCHIVES) or (where == DIGITS and not Path(DIGITS).exists()):
         return None
-    refuse_points(where)
     folder = Folder.at(where)
     if where.endswith(MODELS) or folder.has(SUMMARY) or folder.has(DENOISER) or is_diffusers(where):
         return load_model(where, steps=source.steps, guidance=source.guidance, trust_modules=source.trust_modules)
     return None
+
+
+def drawing_model(where: str, source: Source, prompts: str) -> Model:
+    """The model that is to draw what prompts say. Raises ConfigError where `where` names images."""
+    if (model := model_of(where, source)) is None:
+        raise ConfigError(f"--prompts {prompts}: {where} is no model that could draw them")
+    return model
 
 
 def refuse_points(where: str) -> None:

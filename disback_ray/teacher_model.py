@@ -87,7 +87,7 @@ class TeacherModel:
         network = self.text_network
         if network is not None and prompts is None and not self.classes:
             raise ConfigError(
-                "this teacher draws what a prompt says: give one, with `sample --prompt` or `evaluate --prompts FILE`"
+                "this teacher draws what a prompt says: give one, with `sample --prompt`, or `evaluate` or `statistics --prompts FILE`"
             )
         denoiser = self.denoiser.to(device)
 

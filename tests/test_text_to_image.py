@@ -31,6 +31,7 @@ from disback_ray.inspection import inspect
 from disback_ray.pictures import image_grid
 from disback_ray.storage import Folder
 from disback_ray.teachers.drawing import draw_from_teacher
+from disback_ray.teachers.saved_generator import SETTINGS
 from disback_ray.tiny import tiny_overrides
 
 NAME = "sd15-lcm-lora"
@@ -192,10 +193,15 @@ def test_a_study_is_of_prompts(here: disback_ray.RunResult, storage: Path, tmp_p
     assert "prompts.txt, line 2: 82 tokens" in command(*asked, "--prompts", str(file)).complaint
     assert not (tmp_path / "study").exists()
     assert "--steps 2: a run's generator" in command(*asked, "--n", "2", "--steps", "2").complaint
+    assert "make the very same pictures" in command(*asked, "--n", "2").complaint, "of the same noise"
+    generator = Folder.at(tmp_path / "copy" / "generator")
+    settings = generator.read_json(SETTINGS)
+    moved = {name: tensor + 0.1 for name, tensor in generator.read_tensors("model.safetensors").items()}
+    generator.write_json(SETTINGS, settings | {"weights": generator.write_tensors("model.safetensors", moved)})
     assert command(*asked, "--n", "2").status == 0
     shown = studied(tmp_path / "study")
     assert set(shown) == {few[0], few[len(few) // 2]}
-    assert all(left == right for left, right in shown.values()), "the same noise"
+    assert all(left != right for left, right in shown.values())
 
     file.write_text("\n".join(few[4:6]))
     taught = str(storage / "teachers" / "tiny" / "sd")

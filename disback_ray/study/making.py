@@ -50,6 +50,8 @@ def score_files(folder: Folder, files: list[str]) -> Preference:
     key = Key.from_json(folder.read(KEY).decode("utf-8", "replace"), where=(folder / KEY).uri)
     found = {}
     for file in files:
+        if file in found:
+            raise CheckpointError(f"{file}: given twice: give each file once")
         try:
             found[file] = Path(file).read_bytes()
         except OSError as error:

@@ -79,7 +79,9 @@ def _read(name: str, data: bytes, key: Key) -> dict[int, str]:
         raise CheckpointError(f"{name}: answers to study {study[:16]}, and this one is {key.study}")
     answers: dict[int, str] = {}
     for pair, choice, _ in rows:
-        if type(pair) is not int or not 0 <= pair < len(key.order) or choice not in CHOICES or pair in answers:
+        if type(pair) is int and pair in answers:
+            raise CheckpointError(f"{name}: two answers to pair {pair}")
+        if type(pair) is not int or not 0 <= pair < len(key.order) or choice not in CHOICES:
             raise CheckpointError(
                 f"{name}: pair {pair!r:.40}, choice {choice!r:.40}: not an answer to one of {len(key.order)} pairs"
             )
