@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import psutil
 import ray
 
@@ -29,6 +31,7 @@ from disback_ray.algorithms.path import switches
 from disback_ray.config import RoleResources
 
 WARM_STEPS, LARGE_STEPS = 3, 8
+BARE_ACTORS, BARE_CALLS, BARE_ROUNDS = 5, 20, 20
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def parts_of(layout: Layout, work: Work, megabytes: float) -> dict[str, Part]:
 class Cost:
     """Of a step, in seconds: how long it took, the busiest role's work, the driver's CPU, that of its own thread (the rest is Ray's).
 
-    processors: the share of this machine's that was in use, by whatever runs on it.
+    processors: the share of this machine's that was in use, by whatever runs on it; calls: that roles made in a step.
     """
 
     step: float
@@ -77,6 +80,7 @@ class Cost:
     driver: float
     own: float
     processors: float
+    calls: float
 
 
 def cost(layout: Layout, *, megabytes: float, steps: int) -> Cost:
@@ -89,12 +93,14 @@ def cost(layout: Layout, *, megabytes: float, steps: int) -> Cost:
     }
     with staged(parts_of(layout, work, megabytes), roles) as stage:
         ends = driven(stage, layout, steps=steps)
+        accounts, _ = stage.company.accounts()
+        made = sum(total.calls for account in accounts.values() for total in account.totals.values())
     busiest = work.busiest(targets=layout.targets, fakes=layout.fakes, generators=layout.generators, scale=layout.scale)
     first, last, count = ends[0], ends[-1], len(ends) - 1
     return Cost(
         statistics.median(b.at - a.at for a, b in itertools.pairwise(ends)), busiest,
         (last.driver - first.driver) / count, (last.own - first.own) / count,
-        1 - (last.idle - first.idle) / (last.at - first.at) / len(psutil.cpu_times(percpu=True)),
+        1 - (last.idle - first.idle) / (last.at - first.at) / len(psutil.cpu_times(percpu=True)), made / (steps + WARM_STEPS),
     )  # fmt: skip
 
 
@@ -137,7 +143,32 @@ def pretended_processors(count: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def results_of(layout: Layout, goals: dict[float, float], *, steps: int) -> list[Result]:
+class Bare:
+    """An actor that does nothing but hand on a micro-batch's tensor, as a call of Ray's and nothing of ours."""
+
+    def call(self, before: Any) -> np.ndarray:
+        time.sleep(0.01)
+        return np.zeros(25_600, np.float32)
+
+
+def bare_call() -> float:
+    """The driver's CPU for one call of Ray's with another's result as its argument, in seconds: what no driver of ours can go below."""
+    actors: list[Any] = [ray.remote(Bare).options(num_cpus=0.01).remote() for _ in range(BARE_ACTORS)]
+    before = None
+    spent = []
+    for _ in range(BARE_ROUNDS):
+        began, made = time.process_time(), []
+        for number in range(BARE_CALLS):
+            before = actors[number % BARE_ACTORS].call.remote(before)
+            made.append(before)
+        ray.wait(made, num_returns=BARE_CALLS, fetch_local=False)
+        spent.append((time.process_time() - began) / BARE_CALLS)
+    for actor in actors:
+        ray.kill(actor)
+    return statistics.median(spent)
+
+
+def results_of(layout: Layout, goals: dict[float, float], *, steps: int, bare: float) -> list[Result]:
     found = []
     for megabytes, goal in goals.items():
         took = cost(layout, megabytes=megabytes, steps=steps)
@@ -145,6 +176,11 @@ def results_of(layout: Layout, goals: dict[float, float], *, steps: int) -> list
         found.append(measured(f"busiest role's work over the step: {name}", took.work / took.step, "share", at_least=goal))
         found.append(measured(f"step: {name}", took.step, "s"))
         found.append(measured(f"the driver's own CPU: {name}", took.driver / took.step, "share of a step", at_most=0.05))
+        found.append(
+            measured(
+                f"the same for each of {took.calls:.0f} calls: {name}", 1e3 * took.driver / took.calls, "ms", baseline=1e3 * bare
+            )
+        )
         found.append(measured(f"of which its own thread's: {name}", took.own / took.step, "share of a step"))
         found.append(measured(f"processors in use: {name}", took.processors, "share"))
     return found
@@ -159,12 +195,14 @@ def main() -> None:
     results: list[Result] = []
     wanted = range(given.least, given.devices + 1)
     with pretended_processors(128):
+        bare = bare_call()
+        results.append(measured("the driver's own CPU for a call of Ray's without us", 1e3 * bare, "ms"))
         for layout, small, large in SMALL:
             if layout.devices in wanted:
-                results += results_of(layout, {0.4: small, 6.4: large}, steps=given.steps)
+                results += results_of(layout, {0.4: small, 6.4: large}, steps=given.steps, bare=bare)
         for layout in LARGE:
             if layout.devices in wanted:
-                results += results_of(layout, {0.4: 0.90}, steps=min(given.steps, LARGE_STEPS))
+                results += results_of(layout, {0.4: 0.90}, steps=min(given.steps, LARGE_STEPS), bare=bare)
     publish("emulated", results, file=given.json)
 
 
