@@ -98,6 +98,10 @@ def compare(
     folder = out or f"runs/{plan.name}-comparison"
     if is_run(Folder.at(folder)):
         raise ConfigError(f"--out {folder}: a run lies there, and a comparison holds runs of its own: choose another folder")
+    if fresh:
+        for page in (PAGE, FIGURES):  # of the runs that are to go
+            if Folder.at(folder).has(page):
+                Folder.at(folder).delete(page)
     looks = [f"evaluation.every={max(1, plan.backtracking.steps // LOOKS) if every is None else every}", "evaluation.pictures=0"]
     curves = []
     for seed in range(seeds):
@@ -113,7 +117,8 @@ def compare(
             except NonFiniteError as error:
                 curves.append(_lost(arm, seed, place, error))
             except KeyboardInterrupt:
-                say(f"stopped at seed {seed}, {arm}; what has been played is kept, and the same command goes on")
+                again = "the same command, without --fresh, goes on" if fresh else "the same command goes on"
+                say(f"stopped at seed {seed}, {arm}; what has been played is kept, and {again}")
                 raise
             said = curves[-1].lost or f"{curves[-1].figure.replace('_', ' ')} {curves[-1].values[-1]:.4g}"
             say(f"{len(curves)} of {seeds * len(names)}: {plan.name}, seed {seed}, {arm}: {said}")
@@ -182,7 +187,14 @@ def _turned(names: Sequence[str], seed: int) -> list[str]:
 
 def _curve(arm: str, seed: int, result: RunResult) -> Curve:
     rows = pq.read_table(io.BytesIO(result.folder.read(METRICS))).to_pylist()
-    return curve_of(arm, seed, rows, result.metrics, undone=undone_stages(result.summary["trial"]))
+    due = _due(recipe_of(result.folder))
+    return curve_of(arm, seed, rows, result.metrics, due=due, undone=undone_stages(result.summary["trial"]))
+
+
+def _due(plan: Recipe) -> list[int]:
+    """The steps after which every arm is looked at."""
+    total, every = plan.backtracking.steps, plan.evaluation.every
+    return [*range(every, total, every), total]
 
 
 def _lost(arm: str, seed: int, place: str, error: NonFiniteError) -> Curve:
@@ -190,10 +202,8 @@ def _lost(arm: str, seed: int, place: str, error: NonFiniteError) -> Curve:
     folder = Folder.at(place)
     if not folder.has(METRICS) or not (left := read_summary(folder))["metrics"].get("untrained"):
         raise error
-    plan, rows = recipe_of(folder), pq.read_table(io.BytesIO(folder.read(METRICS))).to_pylist()
-    total, every = plan.backtracking.steps, plan.evaluation.every
-    due = [*range(every, total, every), total]
-    return curve_of(arm, seed, rows, left["metrics"], undone=undone_stages(left.get("trial") or {}), lost=str(error), due=due)
+    due, rows = _due(recipe_of(folder)), pq.read_table(io.BytesIO(folder.read(METRICS))).to_pylist()
+    return curve_of(arm, seed, rows, left["metrics"], due=due, undone=undone_stages(left.get("trial") or {}), lost=str(error))
 
 
 def _write(

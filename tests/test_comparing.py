@@ -83,8 +83,12 @@ def test_a_run_s_own_folder_is_no_comparison_s(compared: Path, tiny: Any) -> Non
         comparing.compare("ring8", seeds=1, out=str(compared / "seed-0" / "warm"), overrides=tiny.settings("ring8"))
 
 
-def test_fresh_plays_all_anew(compared: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fresh_plays_all_anew(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
+    said: list[str] = []
+    folder = tmp_path / "comparison"
+    folder.mkdir()
+    (folder / "comparison.json").touch()
 
     def played(*args: Any, fresh: bool, **kwargs: Any) -> None:
         asked.append(fresh)
@@ -93,8 +97,13 @@ def test_fresh_plays_all_anew(compared: Path, tiny: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(comparing, "run", played)
     for fresh in (True, False):
         with pytest.raises(KeyboardInterrupt):
-            comparing.compare("ring8", out=str(compared), overrides=tiny.settings("ring8"), fresh=fresh, say=lambda _: None)
+            comparing.compare("ring8", out=str(folder), overrides=tiny.settings("ring8"), fresh=fresh, say=said.append)
+        assert (folder / "comparison.json").exists() is not fresh
+        (folder / "comparison.json").touch()
     assert asked == [True, False]
+    assert [line.partition("kept, and ")[2] for line in said] == [
+        "the same command, without --fresh, goes on", "the same command goes on",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

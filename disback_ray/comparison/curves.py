@@ -48,12 +48,13 @@ class Curve:
 
 
 def curve_of(
-    arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any], *, undone: Collection[str] = (), lost: str = "",
-    due: Sequence[int] = (),
+    arm: str, seed: int, rows: Sequence[Row], figures: Mapping[str, Any], *, due: Sequence[int], undone: Collection[str] = (),
+    lost: str = "",
 ) -> Curve:  # fmt: skip
-    """rows: of metrics.parquet; figures: of the summary; undone: stages whose steps were.
+    """rows: of metrics.parquet; figures: of the summary; undone: stages whose steps were; lost: why the run ended before its last step.
 
-    lost: why the run ended before its last step; due: the steps of all looks that it was to have. Raises ConfigError without measures.
+    due: the steps of the looks that count: an arm with a path is looked at when a node is left as well, which others have no chance
+    to come to a level by. Raises ConfigError without measures.
     """
     kept = [stage for stage in (backtracking.TRIAL, backtracking.WARM, backtracking.STAGE) if stage not in undone]
     looks = [row for row in rows if row["stage"] in kept]
@@ -61,7 +62,7 @@ def curve_of(
     figure = next((name for name in MAIN if any(row.get(name) is not None for row in [*looks, *([begun] if lost else [])])), None)
     if figure is None:
         raise ConfigError("compare: nothing is measured while this recipe trains: it needs data to be measured against")
-    taken = [(int(row["step"]), float(row[figure])) for row in looks if row.get(figure) is not None]
+    taken = [(int(row["step"]), float(row[figure])) for row in looks if row["step"] in due and row.get(figure) is not None]
     if (start := begun.get(figure)) is not None:
         taken.insert(0, (0, float(start)))
     if lost:

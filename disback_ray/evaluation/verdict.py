@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from disback_ray.evaluation.alarms import FEWER, MAIN, TWICE, WORDS, Alarm, Look, column, from_start, gaps, lag
+from disback_ray.evaluation.alarms import FEWER, MAIN, TWICE, WORDS, Alarm, Look, collapse, column, from_start, gaps, lag
 
 FEWEST = 3
 STILL = 0.10  # of a figure from the third last look to the last
@@ -44,7 +44,7 @@ def verdict(
         return f"Too few looks at the generator to tell: {len(values)}, and {FEWEST} are needed; lower evaluation.every.{worse}"
     begun = from_start(looks, figures.get("untrained"))
     behind = _lagging(begun, raised, lower_bound)
-    if ended := _unrecovered(begun, column(begun, name) if name else values, raised, real_spread or math.inf):
+    if ended := _unrecovered(begun, column(begun, name) if name else values, raised, real_spread):
         return f"{ended}{worse}{behind}"
     state = _state(what, values, values[0] if start is None else start, chance, worse=bool(worse))
     return f"{state}{_compared(figures, name)}.{worse}{_narrow(looks, real_spread)}{behind}"
@@ -78,16 +78,14 @@ def _worse(what: str, values: Sequence[float], start: float | None, chance: floa
     return f" It ends worse than it began: the {what} is {last:.3g}{times}."
 
 
-def _unrecovered(looks: Sequence[Look], values: Sequence[float], raised: Sequence[Alarm], real_spread: float) -> str | None:
+def _unrecovered(
+    looks: Sequence[Look], values: Sequence[float], raised: Sequence[Alarm], real_spread: float | None
+) -> str | None:
     kinds = {alarm.kind: alarm for alarm in raised}
     if "divergence" in kinds and not values[-1] <= TWICE * min(values):
         return f"Diverged: {kinds['divergence'].text.partition(': ')[2]} (from step {kinds['divergence'].step:,} on)."
-    if "collapse" in kinds:
-        for name in ("modes", "spread"):
-            had = column(looks, name)
-            most = max(had, default=0.0) if name == "modes" else min(max(had, default=0.0), real_spread)
-            if had and had[-1] < FEWER * most:
-                return f"Collapsed: {kinds['collapse'].text.partition(': ')[2]} (from step {kinds['collapse'].step:,} on)."
+    if "collapse" in kinds and (text := collapse(looks, real_spread=real_spread, in_a_row=1)) is not None:
+        return f"Collapsed: {text.partition(': ')[2]} (alarm at step {kinds['collapse'].step:,})."
     return None
 
 

@@ -49,7 +49,8 @@ def score(key: Key, files: Mapping[str, bytes]) -> Preference:
     first = second = ties = 0
     seen: dict[str, str] = {}
     for name, data in files.items():
-        text = json.dumps(answers := _read(name, data, key), sort_keys=True)
+        answers = _read(name, data, key)
+        text = json.dumps(json.loads(data)["answers"], sort_keys=True)  # two people may choose alike, but not in the same seconds
         if text in seen:
             raise CheckpointError(f"{name}: the same answers as {seen[text]}: give each file once")
         seen[text] = name

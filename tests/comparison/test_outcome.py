@@ -76,13 +76,20 @@ def test_a_runs_rows_become_its_curve() -> None:
     rows = [row("recording", 1, 1.0), row("recording", 2, 1.5), row("recording", 3, 2.0)]
     rows += [row("backtracking", 1, 3.0), row("backtracking", 2, 5.0, frechet=7.0), row("backtracking", 3, 26.0)]
     rows += [row("backtracking", 4, 28.0, frechet=6.0)]
-    made = curve_of("disback", 1, rows, {"untrained": {"frechet": 9.0}})
+    made = curve_of("disback", 1, rows, {"untrained": {"frechet": 9.0}}, due=[2, 4])
     assert (made.steps, made.values, made.recorded) == ((0, 2, 4), (9.0, 7.0, 6.0), 3)
     assert (made.record_seconds, made.step_seconds) == (0.5, 2.0)  # the look after step 2 is no step's duration
     assert recording_cost([made]) == 0.25
     assert made.charged(4, cost=0.25) == 4.75
     with pytest.raises(ConfigError, match="nothing is measured"):
-        curve_of("disback", 1, [row("backtracking", 1, 1.0)], {})
+        curve_of("disback", 1, [row("backtracking", 1, 1.0)], {}, due=[1])
+
+
+def test_looks_at_the_ends_of_nodes_don_t_count() -> None:
+    """An arm without nodes has none: at 3 this one is lower than it is at 4."""
+    rows = [row("backtracking", step, float(step), frechet=10.0 - step) for step in (1, 2, 3, 4)]
+    made = curve_of("disback", 0, rows, {"untrained": {"frechet": 10.0}}, due=[2, 4])
+    assert (made.steps, made.values) == ((0, 2, 4), (10.0, 8.0, 6.0))
 
 
 def test_a_run_that_ended_in_nan_loses_its_pairs() -> None:
@@ -94,7 +101,12 @@ def test_a_run_that_ended_in_nan_loses_its_pairs() -> None:
     assert (lost.steps, lost.values) == ((0, 2, 4, 6), (9.0, 7.0, math.inf, math.inf))
     assert (at_once.figure, at_once.values) == ("frechet", (9.0, math.inf, math.inf, math.inf))
     whole = [row("backtracking", step, float(step), frechet=9.0 - step) for step in (2, 4, 6)]
-    curves = [lost, curve_of("warm", 0, whole, figures), curve_of("baseline", 1, whole, figures), at_once]
+    curves = [
+        lost,
+        curve_of("warm", 0, whole, figures, due=[2, 4, 6]),
+        curve_of("baseline", 1, whole, figures, due=[2, 4, 6]),
+        at_once,
+    ]
     found = outcome(curves, arms=("baseline", "warm"), levels=(7.0, 5.0))
     assert found.at("baseline", 5.0).steps == (NEVER, 4.0)
     assert found.at("warm", 7.0).speedups == (1.0, 0.0)

@@ -71,6 +71,18 @@ def test_a_run_that_flies_off_before_its_first_look_has_diverged() -> None:
     assert verdict(lost, {"untrained": start}, raised).startswith("Collapsed: modes covered fell from 7 to 2")
 
 
+def test_what_came_back_has_not_collapsed_whatever_else_is_low() -> None:
+    """The spread recovered; modes, of which there were never 4, are no alarm's; and once they are, the words are theirs."""
+    looks = curve(sliced_wasserstein=[0.5] * 7, spread=[2.0, 2.0, 0.8, 0.8, 1.6, 1.5, 1.5], modes=[0, 1, 3, 2, 1, 1, 1])
+    raised = alarms(looks)
+    assert [(alarm.kind, alarm.step) for alarm in raised] == [("collapse", 40)]
+    assert verdict(looks, {}, raised).startswith("Settled: ")
+    looks = curve(sliced_wasserstein=[0.5] * 7, spread=[2.0, 2.0, 0.8, 0.8, 1.6, 1.5, 1.5], modes=[8, 8, 8, 8, 8, 8, 2])
+    assert verdict(looks, {}, alarms(looks)).startswith(
+        "Collapsed: modes covered fell from 8 to 2; the generator makes less of what there is (alarm at step 40)."
+    )
+
+
 FIGURES = {"untrained": {"frechet": 100.0}, "teacher": {"frechet": 1.2}, "real_halves": {"frechet": 7.0}}
 
 

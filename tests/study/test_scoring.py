@@ -40,6 +40,8 @@ def test_the_interval_is_wilson_s_and_the_test_is_exact() -> None:
 def test_several_people_are_counted_together() -> None:
     found = score(KEY, {"x": saved("left"), "y": saved("right")})
     assert (found.wins, found.people) == ((1, 1), 2)
+    alike = score(KEY, {"x": saved("left", seconds=1.0), "y": saved("left", seconds=2.0)})
+    assert (sum(alike.wins), alike.people) == (2, 2), "two people may well choose alike"
 
 
 @pytest.mark.parametrize(
