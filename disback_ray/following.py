@@ -17,7 +17,8 @@ from disback_ray.run_folder import Metrics
 
 AHEAD = 1
 """So many steps are submitted before the last one's results are waited for: every device has its next work, and none is stale."""
-MOST_ASIDES = 8
+MOST_ASIDES, OF_A_LOOK = 8, 3
+"""So much that was asked for aside may be out before a step waits for it; so much of it at most is one look's."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Follower:
             self._settle(pending.popleft())
         self.finish()
         return last
+
+    @property
+    def behind(self) -> bool:
+        """Whether what was asked for and hasn't come is so much that a step would have to wait for it if more were asked."""
+        return len(self.asides) > MOST_ASIDES - OF_A_LOOK
 
     def finish(self) -> None:
         """Waits for all that was asked for."""

@@ -122,11 +122,6 @@ class Evaluator:
         return self.measures.wanted()
 
     @looks
-    def probe(self, drawn: Drawn) -> Probe:
-        """Where the scores for look() are to be taken: noise that is the same each time, on samples of the generator."""
-        return self.looks.probe(drawn)
-
-    @looks
     def look(self, drawn: Drawn, probe: Probe, teacher: Tensor, fake: Tensor) -> dict[str, float]:
         """gap_σ, mismatch, fake_mismatch and spread: what says whether the run converges, see looks.py."""
         return self.looks.numbers(drawn, probe, teacher, fake)

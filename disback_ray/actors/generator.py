@@ -1,5 +1,6 @@
 """The student G_stu: proposes samples, and descends the score differences that come back for them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,10 +16,11 @@ from disback_ray.algorithms.learner import Learner, trained
 from disback_ray.algorithms.noise import Batch
 from disback_ray.algorithms.optimiser import OptimiserSettings
 from disback_ray.algorithms.ranks import ALONE, Ranks
-from disback_ray.algorithms.records import Drawn, Field, Sample, WireDtype, rounded
+from disback_ray.algorithms.records import Drawn, Field, Probe, Sample, WireDtype, rounded
 from disback_ray.algorithms.sampling import draw_in_chunks
 from disback_ray.device import best_device
 from disback_ray.errors import NonFiniteError, VersionError
+from disback_ray.evaluation.looks import Looks
 from disback_ray.networks.checkpointing import Checkpointing, checkpoint_gradients
 from disback_ray.networks.precision import Precision, set_precision
 from disback_ray.networks.spec import GeneratorSpec
@@ -177,6 +179,14 @@ class Generator:
             return Drawn(draw(self.network, self.average.weights, wanted, seed=seed, device=self.device), wanted.condition)
         with self.ranks.lent(self.network, self.average.weights) as network:
             return Drawn(draw_in_chunks(network, wanted, seed=seed, device=self.device), wanted.condition)
+
+    @looks
+    def probe(self, drawn: Drawn, *, sigmas: Sequence[float], seed: int) -> Probe:
+        """Where the scores for a look at samples are to be taken: on noise that is the same each time.
+
+        Here and not where looks are evaluated: who scores would wait for the evaluator, and the next step for them.
+        """
+        return Looks(sigmas, seed=seed).probe(drawn)
 
     def _kept(self) -> dict[str, Tensor]:
         """The raw weights: all, or of an adapter on a base its own."""

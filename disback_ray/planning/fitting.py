@@ -7,6 +7,7 @@ import torch
 from rich.filesize import decimal
 
 from disback_ray.actors.bundles import Bundle, Node
+from disback_ray.actors.parts import student_spec
 from disback_ray.config import Recipe, RoleResources
 from disback_ray.errors import ConfigError
 from disback_ray.networks.spec import DenoiserSpec
@@ -70,6 +71,7 @@ def _card(node: Node) -> Card | None:
 def rough(recipe: Recipe, spec: DenoiserSpec) -> float:
     """Bytes that the largest role can't exceed."""
     with torch.device("meta"):
-        weights = sum(parameter.numel() for parameter in spec.build().parameters())
+        networks = [spec.build()] + ([] if recipe.student.network == "teacher" else [student_spec(recipe, spec).build()])
+        weights = max(sum(parameter.numel() for parameter in network.parameters()) for network in networks)
     of_number = ROUGH_LATENT if isinstance(spec.network, TextUNetSpec) else ROUGH_ACTIVATIONS
     return float(ROUGH_WEIGHTS * weights + of_number * recipe.batch * math.prod(spec.shape))

@@ -49,8 +49,9 @@ def _between(crew: Crew, step: Step) -> None:
     done, recipe = step.step + 1, crew.production.recipe
     total = recipe.backtracking.steps
     node_ends = any(switch.step == done for switch in crew.targets.plan)
-    due = done % recipe.evaluation.every == 0
-    if due or node_ends or done == total:
+    must = node_ends or done == total
+    due = done % recipe.evaluation.every == 0 and (must or not crew.looks.left_out(done))
+    if due or must:
         drawn = crew.looks.look(step, node_ends=node_ends)
         crew.pictures.keep_frame(drawn, done)
     if due and not crew.samples.measured:

@@ -24,14 +24,27 @@ class Looks:
     def bounds(self) -> Later:
         """What the teacher's score and real data come to, or where there is none, the teacher's own samples."""
         drawn = self.evaluator.real() if self.samples.measured else self.samples.of_teacher()
-        probe = self.evaluator.probe(drawn)
+        probe = self.samples.probe(drawn)
         return self.evaluator.bounds(drawn, probe, *self.samples.scores(probe, self.company.teacher))
+
+    def left_out(self, done: int) -> bool:
+        """Whether the look that is due after so many steps is: another one would hold a step up, since the evaluator is so far behind.
+
+        Where images are judged; looks at points and digits take little, and all of them are wanted.
+        """
+        if not (self.samples.judged and self.follower.behind):
+            return False
+        self.production.watch.say(
+            f"step {done:,}: not looked at: the evaluator is still at earlier looks, and no step waits for it; "
+            "raise evaluation.every, or lower evaluation.samples"
+        )
+        return True
 
     def look(self, step: Step, *, node_ends: bool = False) -> Later:
         """Asks for what says whether the run converges; no step waits for it. Returns the samples that are looked at."""
         drawn = self.samples.of_generator()
         figures = self.samples.figures(drawn)
-        probe = self.evaluator.probe(drawn)
+        probe = self.samples.probe(drawn)
         scores = self.samples.scores(probe, self.company.teacher, self.company.fake_score)
         asked = [self.evaluator.look(drawn, probe, *scores)] + ([] if figures is None else [figures])
         at = replace(step, results=())  # which would be held until the look is there

@@ -7,6 +7,7 @@ from disback_ray.algorithms.cast import Later
 from disback_ray.config import Recipe
 from disback_ray.data.prompts import PromptsData
 from disback_ray.data.sources import ImagesData, NoData
+from disback_ray.evaluation.looks import bands
 from disback_ray.production import Production
 
 PROBED = 4
@@ -27,6 +28,7 @@ class Samples:
         self.judged = recipe.evaluation.reference is not None
         self.wanted = self.evaluator.wanted() if self.measured else self.evaluator.wanted_look()
         self.at_once = PROBED * max(1, recipe.batch // recipe.micro_batches)
+        self.sigmas = bands(recipe.backtracking.noise)
         self._teacher: Later = None
 
     def of_generator(self) -> Later:
@@ -47,6 +49,10 @@ class Samples:
         if self.measured:
             return self.evaluator.measure(self.of_generator() if drawn is None else drawn)
         return self.evaluator.measure_weights(self.company.generator.averaged()) if self.judged else None
+
+    def probe(self, drawn: Later) -> Later:
+        """Where they are to be scored to be looked at. The evaluator has no part in it: it may be behind, and roles would wait for it."""
+        return self.company.generator.probe(drawn, sigmas=self.sigmas, seed=self.seed)
 
     def scores(self, probe: Later, *roles: Any) -> list[Later]:
         """Of each role, at a probe."""

@@ -65,7 +65,7 @@ class Targets:
             self.set_plan()
         if step.node and done % WATCHED == 0:
             evaluator = self.company.evaluator
-            probe = evaluator.probe(self.samples.of_generator())
+            probe = self.samples.probe(self.samples.of_generator())
             gap = evaluator.gap(probe, *self.samples.scores(probe, self.company.cast.path_node, self.company.fake_score))
             self.watched = (done, gap)
             self.follower.ask(gap, lambda found: self._saw(done, found))

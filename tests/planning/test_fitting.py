@@ -61,3 +61,10 @@ def test_small_networks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     on_cores = [replace(bundle, gpus=0.0, members=((role, 0),)) for role in CAST]
     host = Cores("a small machine", 4 * GIB, 0, 0)
     fitting.refuse_unfit(recipe, denoiser_spec(recipe), load_cluster(None).roles.by_name(), on_cores, [CARD] * 4, host)
+
+
+def test_a_student_of_its_own_may_be_the_largest() -> None:
+    small = load_recipe("ring8")
+    large = load_recipe("ring8", overrides=["student.network.width=4000"])
+    spec = denoiser_spec(small)
+    assert fitting.rough(large, spec) > 100 * fitting.rough(small, spec)
