@@ -67,4 +67,4 @@ def test_a_student_of_its_own_may_be_the_largest() -> None:
     small = load_recipe("ring8")
     large = load_recipe("ring8", overrides=["student.network.width=4000"])
     spec = denoiser_spec(small)
-    assert fitting.rough(large, spec) > 100 * fitting.rough(small, spec)
+    assert fitting.rough(large, spec) > 20 * fitting.rough(small, spec)
