@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+from disback_ray.errors import DisbackError
 from disback_ray.measurement import Result, as_table, document, measured, shown
 
-__all__ = ["Result", "measured", "median", "options", "publish", "shown"]
+__all__ = ["Result", "command", "measured", "median", "options", "publish", "shown"]
 
 
 def median(measure: Callable[[], float], *, times: int) -> float:
@@ -25,6 +26,16 @@ def options(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     return parser
+
+
+def command(main: Callable[[], None]) -> None:
+    """Runs a benchmark that plays runs: what is wrong with its settings is one line, as disback-ray's own commands have it."""
+    try:
+        main()
+    except DisbackError as error:
+        sys.exit(f"{sys.argv[0].rpartition('/')[2]}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def publish(name: str, results: Sequence[Result], *, file: Path | None, **facts: Any) -> None:

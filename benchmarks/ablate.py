@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import get_args
 
-from benchmarks import options, publish
+from benchmarks import command, options, publish
 from disback_ray.algorithms.noise import KarrasNoise
 from disback_ray.algorithms.path import geometric_marks
 from disback_ray.comparing import compare, lines, results
@@ -133,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from benchmarks import Result, measured, options, publish
+from benchmarks import Result, command, measured, options, publish
 from disback_ray.comparing import compare, lines
 from disback_ray.comparison.arms import PAPER
 from disback_ray.comparison.outcome import NEVER, Outcome
@@ -110,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

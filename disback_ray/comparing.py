@@ -20,6 +20,7 @@ from disback_ray.comparison.page import render
 from disback_ray.config import Recipe, load_recipe
 from disback_ray.errors import ConfigError, NonFiniteError
 from disback_ray.measurement import Result, document, measured
+from disback_ray.report.figures import MEASURES
 from disback_ray.result import RunResult
 from disback_ray.run_folder import METRICS, is_run, read_summary, recipe_of
 from disback_ray.running import run
@@ -103,16 +104,19 @@ def compare(
             if Folder.at(folder).has(page):
                 Folder.at(folder).delete(page)
     looks = [f"evaluation.every={max(1, plan.backtracking.steps // LOOKS) if every is None else every}", "evaluation.pictures=0"]
-    curves = []
+    applied = [] if tiny else looks
+    curves: list[Curve] = []
+    measured_by: dict[str, str] = {}
     for seed in range(seeds):
         for arm in _turned(names, seed):
             place = f"{folder}/seed-{seed}/{arm}"
             try:
                 result = run(
                     recipe, cluster=cluster, out=place, seed=seed,
-                    overrides=[*overrides, *(looks if not tiny else []), *played[arm]], in_process=cluster is None, tiny=tiny,
+                    overrides=[*overrides, *applied, *played[arm]], in_process=cluster is None, tiny=tiny,
                     fresh=fresh,
                 )  # fmt: skip
+                measured_by = _of_one_kind(measured_by, result.summary["measured_by"], place)
                 curves.append(_curve(arm, seed, result))
             except NonFiniteError as error:
                 curves.append(_lost(arm, seed, place, error))
@@ -120,13 +124,13 @@ def compare(
                 again = "the same command, without --fresh, goes on" if fresh else "the same command goes on"
                 say(f"stopped at seed {seed}, {arm}; what has been played is kept, and {again}")
                 raise
-            said = curves[-1].lost or f"{curves[-1].figure.replace('_', ' ')} {curves[-1].values[-1]:.4g}"
+            said = curves[-1].lost or f"{MEASURES[curves[-1].figure].name} {curves[-1].values[-1]:.4g}"
             say(f"{len(curves)} of {seeds * len(names)}: {plan.name}, seed {seed}, {arm}: {said}")
     wanted = sorted({*levels, *(goal.level for goal in goals)}, reverse=True)
     found = outcome(curves, arms=names, levels=wanted)
     where = Folder.at(folder)
     meanings = {name: MEANINGS.get(name, ", ".join(changes)) for name, changes in played.items()}
-    _write(where, plan, found, goals, command, [*overrides, *looks], meanings)
+    _write(where, plan, found, goals, command, [*overrides, *applied], meanings, measured_by)
     return found, where
 
 
@@ -154,7 +158,7 @@ def results(found: Outcome, goals: Sequence[Goal] = ()) -> list[Result]:
 def lines(found: Outcome, goals: Sequence[Goal] = ()) -> list[str]:
     """The outcome for a terminal."""
     head = f"{'':10}" + "".join(f"{f'to {level:g}':>38}" for level in found.levels)
-    rows = [f"charged steps to a {found.figure.replace('_', ' ')} of …: median (fewest – most) × faster than baseline", head]
+    rows = [f"charged steps to a {MEASURES[found.figure].name} of …: median (fewest – most) × faster than baseline", head]
     for arm in found.arms:
         cells = [_cell(found, arm, level) for level in found.levels]
         rows.append(f"{arm:10}" + "".join(f"{cell:>38}" for cell in cells))
@@ -185,6 +189,16 @@ def _turned(names: Sequence[str], seed: int) -> list[str]:
     return [*names[start:], *names[:start]]
 
 
+def _of_one_kind(before: Mapping[str, str], now: Mapping[str, str], place: str) -> dict[str, str]:
+    """What the figures of a run on images are figures of. Raises ConfigError where the run before had others: they don't compare."""
+    if before and before != now:
+        key = next(key for key in (*before, *now) if before.get(key) != now.get(key))
+        raise ConfigError(
+            f"{place}: its {key}: {now.get(key)}; of the runs before: {before.get(key)}: such figures don't compare"
+        )
+    return dict(now)
+
+
 def _curve(arm: str, seed: int, result: RunResult) -> Curve:
     rows = pq.read_table(io.BytesIO(result.folder.read(METRICS))).to_pylist()
     due = _due(recipe_of(result.folder))
@@ -208,10 +222,11 @@ def _lost(arm: str, seed: int, place: str, error: NonFiniteError) -> Curve:
 
 def _write(
     folder: Folder, plan: Recipe, found: Outcome, goals: Sequence[Goal], command: str, settings: Sequence[str], meanings: Mapping[str, str],
+    measured_by: Mapping[str, str],
 ) -> None:  # fmt: skip
     facts: dict[str, Any] = {
         "recipe": plan.name, "settings": list(settings), "seeds": list(found.seeds), "arms": list(found.arms), "figure": found.figure,
-        "recording_cost": found.cost, "recording_cost_range": list(found.cost_range), "lost": found.lost,
+        "recording_cost": found.cost, "recording_cost_range": list(found.cost_range), "lost": found.lost, "measured_by": dict(measured_by),
         "reached": [_finite(asdict(reached)) for reached in found.reached],
     }  # fmt: skip
     said = command or f"disback-ray compare {shlex.quote(plan.name)}"
@@ -219,7 +234,13 @@ def _write(
     folder.write(
         PAGE,
         render(
-            found, recipe=plan.name, summary=plan.summary, command=said, goals=goals_met(found, goals), meanings=meanings
+            found,
+            recipe=plan.name,
+            summary=plan.summary,
+            command=said,
+            goals=goals_met(found, goals),
+            meanings=meanings,
+            measured_by=measured_by,
         ).encode(),
     )
 

@@ -67,6 +67,13 @@ def test_a_second_call_goes_on(compared: Path, tiny: Any) -> None:
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
+def test_figures_of_two_kinds_are_not_held_against_each_other() -> None:
+    one, other = {"features": "pixels", "reference": "a"}, {"features": "pixels", "reference": "b"}
+    assert comparing._of_one_kind({}, one, "seed-0/warm") == comparing._of_one_kind(one, one, "seed-0/warm") == one
+    with pytest.raises(ConfigError, match="seed-0/warm: its reference: b; of the runs before: a: such figures don't compare"):
+        comparing._of_one_kind(one, other, "seed-0/warm")
+
+
 def test_ctrl_c_says_how_to_go_on(compared: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt

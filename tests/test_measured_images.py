@@ -14,6 +14,10 @@ from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.evaluating import evaluate
 from disback_ray.evaluation.extractors import ExtractorSpec
 from disback_ray.image_statistics import Source, make_statistics
+from disback_ray.networks.imported import EDMSpec
+from disback_ray.networks.spec import DenoiserSpec
+from disback_ray.production import check_reference
+from disback_ray.tiny import EDM
 
 SAMPLES = 8 * 8 * 3 + 40
 PIXELS = ExtractorSpec("pixels")
@@ -68,6 +72,20 @@ def grey(folder_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     pixels = np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8)
     make_statistics(str(folder_of(list(pixels))), file, PIXELS.build(cache=None), Source(), keep=0)
     return file
+
+
+def test_files_of_another_machine_are_not_missed_here(reference: str, tmp_path: Path) -> None:
+    """Where roles run elsewhere the evaluator finds them, or says so; what is here and wrong is said here all the same."""
+    spec = DenoiserSpec(EDMSpec("EDMPrecond", EDM["ddpmpp"]), (3, 8, 8), 0, 0.5)
+    asked = ["evaluation.extractor=pixels", f"evaluation.samples={SAMPLES}"]
+    elsewhere = load_recipe("cifar10-edm", overrides=[*asked, f"evaluation.reference={tmp_path}/missing.npz"])
+    check_reference(elsewhere, spec, here=False)
+    with pytest.raises(CheckpointError, match=r"missing\.npz"):
+        check_reference(elsewhere, spec, here=True)
+    other = ["evaluation.extractor=digits", "evaluation.samples=300"]
+    wrong = load_recipe("cifar10-edm", overrides=[f"evaluation.reference={reference}", *other])
+    with pytest.raises(ConfigError, match="its extractor is pixels, here digits"):
+        check_reference(wrong, spec, here=False)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from types import MappingProxyType
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -33,7 +34,7 @@ class Cell:
 
 def render(
     found: Outcome, *, recipe: str, summary: str, command: str, goals: Sequence[tuple[str, bool]] = (),
-    meanings: Mapping[str, str] = MEANINGS,
+    meanings: Mapping[str, str] = MEANINGS, measured_by: Mapping[str, str] = MappingProxyType({}),
 ) -> str:  # fmt: skip
     """The page: a sentence for each arm, the table, the curves. All text is escaped."""
     measure = MEASURES[found.figure]
@@ -44,6 +45,7 @@ def render(
         summary=summary,
         command=command,
         measure=measure,
+        measured_by="; ".join(f"{what}: {told}" for what, told in measured_by.items()),
         style=Markup(files("disback_ray.report").joinpath("style.css").read_text(encoding="utf-8")),
         sentences=[*(sentence(found, arm) for arm in found.arms if arm != "baseline"), *found.lost, *found.swayed()],
         goals=goals,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 
 from disback_ray.config import ClusterConfig, RoleResources
 from disback_ray.errors import ConfigError
@@ -26,11 +26,11 @@ def cards_of(cluster: ClusterConfig, *, kind: str | None) -> tuple[int, str | No
     return math.ceil(reserved) or CARDS_UNLESS_SAID, chosen
 
 
-def layouts(cluster: ClusterConfig, cards: int, accelerator: str | None) -> Iterator[ClusterConfig]:
+def layouts(cluster: ClusterConfig, cards: int, accelerator: str | None, *, batch: int) -> Iterator[ClusterConfig]:
     """The cluster file with its roles on that many cards: each seat alone, or seats that share.
 
-    More cards are the target's replicas, or the ranks of those that train. The teacher and a path node are hardly ever asked in the same
-    step: where cards are few, they share one.
+    More cards are the target's replicas and the ranks of those that train, as many as share the batch evenly. The teacher and a path node
+    are hardly ever asked in the same step: where cards are few, they share one.
 
     Raises ConfigError for less than one card, or more than MOST_CARDS.
     """
@@ -40,11 +40,12 @@ def layouts(cluster: ClusterConfig, cards: int, accelerator: str | None) -> Iter
     if cards >= 4:
         extra = one.model_copy(update={"replicas": cards - 3})
         yield _seated(cluster, {"teacher": extra, "path_node": one, "fake_score": one, "generator": one})
-        shared = one.model_copy(update={"replicas": cards - 2})
-        yield _seated(cluster, {"teacher": shared, "path_node": _with("teacher", cards - 2), "fake_score": one, "generator": one})
-        for ranks in range(1, cards - 1):
-            trained = {"fake_score": _ranks(one, ranks), "generator": _ranks(one, cards - 1 - ranks)}
-            yield _seated(cluster, {"teacher": one, "path_node": _with("teacher"), **trained})
+        even = [ranks for ranks in range(1, cards - 1) if batch % ranks == 0]
+        for fake_score, generator in product(even, even):
+            if (left := cards - fake_score - generator) >= 1 and batch % math.lcm(fake_score, generator) == 0:
+                targets = {"teacher": one.model_copy(update={"replicas": left}), "path_node": _with("teacher", left)}
+                trained = {"fake_score": _ranks(one, fake_score), "generator": _ranks(one, generator)}
+                yield _seated(cluster, targets | trained)
         return
     seats = ("teacher", "fake_score", "generator")
     for hosts in combinations(seats, cards):

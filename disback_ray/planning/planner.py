@@ -59,7 +59,8 @@ class Planner:
         """
         reserved, accelerator = cards_of(cluster, kind=self.named)
         cards = reserved if cards is None else cards
-        seatings = list(layouts(cluster, cards, accelerator))
+        batch = load_recipe(self.name, overrides=self.overrides).batch
+        seatings = list(layouts(cluster, cards, accelerator, batch=batch))
         if accelerator is None and cluster.address == "local" and not torch.cuda.is_available():
             raise ConfigError(f"--auto: there is no GPU here to choose seats on: name the cards with --card, such as {REFERENCE}")
         tried = [(seated, shares) for seated in seatings if (shares := self._shares(seated)) is not None]

@@ -69,6 +69,7 @@ def render(summary: Summary, config_yaml: str, metrics: pa.Table, pictures: Mapp
         lead=" ".join([_ending(status, metrics), *figures.headline(found)]),
         error=summary.get("error"),
         tiles=figures.tiles(found) + ([(_duration(sum(durations.values())), "in all")] if durations else []),
+        measured_by=list((summary.get("measured_by") or {}).items()),
         measures=[figures.MEASURES[name] for name in shown],
         rows=figures.rows(found, shown),
         verdict=summary.get("verdict"),

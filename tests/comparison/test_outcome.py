@@ -44,10 +44,8 @@ def test_where_the_cost_is_uncertain_its_range_and_what_it_changes_are_said() ->
     assert lines(found)[-2:] == [
         "a step of recording is charged at 0.50 of a generator's, as measured (0.25 – 0.75 in one run each)", said,
     ]  # fmt: skip
-    assert (
-        outcome([replace(c, record_seconds=c.record_seconds and 0.1) for c in curves], arms=found.arms, levels=(1.0,)).swayed()
-        == []
-    )
+    nearly = [replace(c, record_seconds=c.record_seconds and 0.1 + 0.005 * c.seed) for c in curves]
+    assert outcome(nearly, arms=found.arms, levels=(1.0,)).swayed() == [], "14.0 and 14.2 steps"
 
 
 def test_who_never_comes_there_loses_the_pair() -> None:

@@ -1,5 +1,6 @@
 """A recipe that can't fit what was reserved for it is refused in one line, and nothing is measured where it needs no measuring."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from disback_ray.actors.parts import denoiser_spec
 from disback_ray.config import Recipe, load_cluster, load_recipe
 from disback_ray.errors import ConfigError
 from disback_ray.planning import fitting
-from disback_ray.planning.cards import GIB, Cores
+from disback_ray.planning.cards import CONTEXT, FRAGMENTATION, GIB, Card, Cores
 from disback_ray.planning.dry_run import CAST, DryRuns, Footprint
 from disback_ray.planning.published import teacher_spec
 
@@ -35,6 +36,11 @@ def test_what_a_card_can_t_hold_is_refused_before_it_starts(monkeypatch: pytest.
         judged(both)
     with pytest.raises(ConfigError, match=r"doesn't fit: generator needs .* that it has on a "):
         judged(replace(alone, gpus=0.5))
+    just = Card("it", 20 * GIB * FRAGMENTATION + CONTEXT, 1, 1)  # what the generator needs: estimates are within 10 %
+    for part, refused in ((1 / 1.09, False), (1 / 1.11, True)):
+        monkeypatch.setitem(fitting.CARDS, "it", replace(just, memory=just.memory * part))
+        with pytest.raises(ConfigError) if refused else contextlib.nullcontext():
+            judged(alone, node=replace(CARD, accelerator="it"))
     judged(both, node=replace(CARD, accelerator="A100"))  # Ray's name for those of 80 GiB as well
     judged(both, node=replace(CARD, accelerator="Voodoo2"))
     judged(both, node=replace(CARD, accelerator=None))

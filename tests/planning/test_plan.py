@@ -204,14 +204,27 @@ def test_cores_are_one_memory_and_one_budget(monkeypatch: pytest.MonkeyPatch) ->
     assert not small.fits, "each fits, and all together don't"
 
 
-@pytest.mark.parametrize(("cards", "ways"), [(1, 3), (2, 6), (3, 1), (4, 4), (6, 6)])
+@pytest.mark.parametrize(("cards", "ways"), [(1, 3), (2, 6), (3, 1), (4, 4), (6, 7), (8, 9)])
 def test_layouts_use_so_many_cards(cards: int, ways: int) -> None:
-    found = list(layouts(load_cluster("four-3090"), cards, "GeForce-RTX-3090"))
+    found = list(layouts(load_cluster("four-3090"), cards, "GeForce-RTX-3090", batch=32))
     assert len(found) == ways
     for cluster in found:
         plan = planned(cluster)
         assert sum(device.count for device in plan.devices) == cards
         assert sorted(role.name for device in plan.devices for role in device.roles) == sorted(FLOPS)
+
+
+def test_auto_chooses_ranks_on_eight_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake score 4 s, generator 3, targets 1: four ranks, two, and two replicas; no two that share a batch of 64 fill seven."""
+
+    def shared(_: DryRuns, recipe: Recipe, names: Collection[str]) -> dict[str, Footprint]:
+        return {name: replace(NEEDED[name], flops=NEEDED[name].flops * recipe.batch / 64) for name in names}
+
+    monkeypatch.setattr(DryRuns, "footprints", shared)
+    seated, settings, plan = Planner("digits", named="GeForce-RTX-3090").choose(load_cluster("eight-3090"))
+    roles = seated.roles
+    assert (roles.fake_score.ranks, roles.generator.ranks, roles.teacher.replicas, settings) == (4, 2, 2, ["micro_batches=4"])
+    assert plan.seconds == pytest.approx(1.5)
 
 
 class Shrinking:

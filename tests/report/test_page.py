@@ -124,6 +124,13 @@ def test_figures_in_words_and_in_the_table(images: dict[str, Any]) -> None:
     assert "↑ higher is better" in page.text
 
 
+def test_what_the_figures_are_of_is_beside_them(images: dict[str, Any]) -> None:
+    assert "pixels (none)" not in page_of(images).text
+    kinds = {"features": "pixels (none), resizer none, 192 features", "reference": "pics.npz (0123)", "samples": "300"}
+    text = page_of(images | {"measured_by": kinds}).text
+    assert all(f"{what} {told}" in " ".join(text.split()) for what, told in kinds.items())
+
+
 def test_curves_of_images(images: dict[str, Any]) -> None:
     page = page_of(images, table(frechet=every_fourth([90.0, 40.0, 3.0]), accuracy=every_fourth([0.3, 0.8, 0.99])))
     labels = [attributes.get("aria-label") for attributes in page.attributes("svg")]
