@@ -245,7 +245,7 @@ def plan(
     if not made.fits:
         advice = " ".join(f"--set {shlex.quote(setting)}" for setting in planner.fitting(on))
         raise ConfigError(
-            f"{name} doesn't fit: " + (f"it does with {advice}" if advice else "no setting makes it fit: larger cards")
+            f"{name} doesn't fit: " + (f"it does with {advice}" if advice else "no setting makes it fit: more memory would")
         )
 
 

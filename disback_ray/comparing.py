@@ -114,7 +114,7 @@ def compare(
                 result = run(
                     recipe, cluster=cluster, out=place, seed=seed,
                     overrides=[*overrides, *applied, *played[arm]], in_process=cluster is None, tiny=tiny,
-                    fresh=fresh,
+                    fresh=fresh, all_looks=True,
                 )  # fmt: skip
                 measured_by = _of_one_kind(measured_by, result.summary["measured_by"], place)
                 curves.append(_curve(arm, seed, result))

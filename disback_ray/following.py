@@ -39,8 +39,10 @@ class Follower:
         self.watch = watch
         self.stop = stop
         self.asides: deque[Aside] = deque()
+        self.beside: deque[Aside] = deque()
         self.sheet = Timesheet(trace)
         self.submitted = self.settled = 0
+        self.last: Step | None = None
         self.began = time.monotonic() - metrics.seconds
 
     def follow(self, steps: Iterator[Step], *, after: Callable[[Step], None]) -> Step | None:
@@ -66,7 +68,8 @@ class Follower:
             pending.append(step)
             if len(pending) > AHEAD:
                 self._settle(pending.popleft())
-            self._gather(most=MOST_ASIDES)
+            self._gather(self.beside, most=MOST_ASIDES)
+            self._gather(self.asides, most=MOST_ASIDES)
         while pending:
             self._settle(pending.popleft())
         self.finish()
@@ -79,18 +82,23 @@ class Follower:
 
     def finish(self) -> None:
         """Waits for all that was asked for."""
-        self._gather(most=0)
+        self._gather(self.beside, most=0)
+        self._gather(self.asides, most=0)
 
     def give_up(self) -> None:
         """Waits for what was asked for before the steps went wrong, a checkpoint maybe, and forgets the rest."""
         with contextlib.suppress(NonFiniteError):
             self.finish()
         self.asides.clear()
+        self.beside.clear()
         self.submitted = self.settled
 
-    def ask(self, later: Any, then: Callable[[Any], None] = lambda value: None) -> None:
-        """Leaves something to be waited for in passing."""
-        self.asides.append(Aside(later, then, self.submitted))
+    def ask(self, later: Any, then: Callable[[Any], None] = lambda value: None, *, apart: bool = False) -> None:
+        """Leaves something to be waited for in passing, after what was asked for before.
+
+        apart: after such things alone, whatever the evaluator is at.
+        """
+        (self.beside if apart else self.asides).append(Aside(later, then, self.submitted))
 
     def _settle(self, step: Step) -> None:
         numbers: dict[str, float] = {}
@@ -101,15 +109,16 @@ class Follower:
                 numbers |= part
         done = step.step + 1
         self.settled += 1
+        self.last = step
         self.metrics.add(
             {"stage": step.stage, "step": done, "node": step.node, "seconds": time.monotonic() - self.began, **numbers}
         )
         self.watch.step(done, node=step.node, numbers=numbers)
 
-    def _gather(self, *, most: int) -> None:
+    def _gather(self, asides: deque[Aside], *, most: int) -> None:
         """Takes what has come, in the order in which it was asked for; waits while more than `most` are out."""
-        while self.asides and self.asides[0].submitted <= self.settled:
-            if len(self.asides) <= most and not self.company.is_ready(self.asides[0].later):
+        while asides and asides[0].submitted <= self.settled:
+            if len(asides) <= most and not self.company.is_ready(asides[0].later):
                 break
-            aside = self.asides.popleft()
+            aside = asides.popleft()
             aside.then(self.company.wait(aside.later))

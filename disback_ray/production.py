@@ -48,7 +48,8 @@ class Stopped(Exception):
 class Production:
     """One run: what it plays, where its files lie, who watches, whether it was asked to stop, and its hold on the folder.
 
-    keep: so many checkpoints; skips: whether a step with NaN or Inf is left out; trace: whether each call of a role is noted.
+    keep: so many checkpoints; skips: whether a step with NaN or Inf is left out; trace: whether each call of a role is noted; all_looks:
+    whether steps wait for an evaluator that has no time, rather than that a look at images is left out.
     """
 
     recipe: Recipe
@@ -63,6 +64,12 @@ class Production:
     keep: int = 2
     skips: bool = False
     trace: bool = False
+    all_looks: bool = False
+
+    @property
+    def leaves_looks_out(self) -> bool:
+        """Where images are judged, which takes its time; looks at points and digits take little, and all of them are wanted."""
+        return self.recipe.evaluation.reference is not None and not self.all_looks
 
     def save_summary(self) -> None:
         """Raises RunFolderError where the folder is another driver's by now, and CheckpointError."""

@@ -68,6 +68,7 @@ def run(
     tiny: bool = False,
     trace: bool = False,
     on_nonfinite: Literal["stop", "skip"] | None = None,
+    all_looks: bool = False,
 ) -> RunResult:
     """Distils a recipe's teacher into a one-step generator; goes on where the same run was left.
 
@@ -77,7 +78,8 @@ def run(
     overrides: `key=value`, of the recipe, or of the cluster file with `cluster.` before the key. in_process: no Ray, all roles here.
     fresh: delete what an earlier run left in the folder. progress: show it on the terminal. tiny: the recipe at the size of a test,
     with random weights in place of the teacher's file; `overrides` still count. trace: write trace.json, with each call of each role.
-    on_nonfinite: what NaN or Inf in a step does, where it isn't to be what the cluster file says.
+    on_nonfinite: what NaN or Inf in a step does, where it isn't to be what the cluster file says. all_looks: steps wait for an evaluator
+    that has no time for a look at images, rather than that it is left out.
 
     Raises DisbackError (see errors.py) with one line for a user; KeyboardInterrupt once what there is has been kept.
     """
@@ -109,7 +111,7 @@ def run(
             return done
         return _produce(
             plan, places_on, folder, storage,
-            seed=seed, in_process=in_process, fresh=fresh, trace=trace, watch=watch, stop=stop,
+            seed=seed, in_process=in_process, fresh=fresh, trace=trace, all_looks=all_looks, watch=watch, stop=stop,
         )  # fmt: skip
 
 
@@ -130,7 +132,7 @@ def _open(folder: Folder, recipe: Recipe, *, seed: int, fresh: bool, say: Callab
 
 def _produce(
     recipe: Recipe, cluster: ClusterConfig, folder: Folder, storage: Folder,
-    *, seed: int, in_process: bool, fresh: bool, trace: bool, watch: Watcher, stop: Stop,
+    *, seed: int, in_process: bool, fresh: bool, trace: bool, all_looks: bool, watch: Watcher, stop: Stop,
 ) -> RunResult:  # fmt: skip
     """All stages. Whatever ends them early, what there is stays in the folder, with a summary and a report of it."""
     cache, written = storage / CACHE, recipe
@@ -179,6 +181,7 @@ def _produce(
             keep=cluster.checkpoints.keep,
             trace=trace,
             skips=cluster.recovery.on_nonfinite == "skip",
+            all_looks=all_looks,
         )
         production.summary.teacher = places.teacher.name
         production.save_summary()

@@ -42,18 +42,18 @@ def alarms(
     ]
 
 
-def collapse(looks: Sequence[Look], *, real_spread: float | None = None, in_a_row: int = COLLAPSED_LOOKS) -> str | None:
-    """Coverage or diversity falls: for the last looks, 2 of them, under half of the most that the run had.
+def collapse(looks: Sequence[Look], *, real_spread: float | None = None) -> str | None:
+    """Coverage or diversity falls: for 2 looks in a row, under half of the most that the run had.
 
     Modes: of at least 4. Spread: beyond that of real data it is no merit.
     """
     for name, what, least in (("modes", "modes covered", FEWEST_MODES), ("spread", "the samples' spread", 0.0)):
         values = column(looks, name)
-        last = values[-in_a_row:]
-        best = max(values[:-in_a_row], default=0.0)
+        last = values[-COLLAPSED_LOOKS:]
+        best = max(values[:-COLLAPSED_LOOKS], default=0.0)
         if name == "spread" and real_spread is not None:
             best = min(best, real_spread)
-        if len(last) == in_a_row and best > least and max(last) < FEWER * best:
+        if len(last) == COLLAPSED_LOOKS and best > least and max(last) < FEWER * best:
             return f"collapse: {what} fell from {best:.3g} to {last[-1]:.3g}; the generator makes less of what there is"
     return None
 

@@ -84,7 +84,7 @@ def _unrecovered(
     kinds = {alarm.kind: alarm for alarm in raised}
     if "divergence" in kinds and not values[-1] <= TWICE * min(values):
         return f"Diverged: {kinds['divergence'].text.partition(': ')[2]} (from step {kinds['divergence'].step:,} on)."
-    if "collapse" in kinds and (text := collapse(looks, real_spread=real_spread, in_a_row=1)) is not None:
+    if "collapse" in kinds and (text := collapse(looks, real_spread=real_spread)) is not None:
         return f"Collapsed: {text.partition(': ')[2]} (alarm at step {kinds['collapse'].step:,})."
     return None
 

@@ -20,7 +20,7 @@ ROUGH_WEIGHTS, ROUGH_ACTIVATIONS, ROUGH_LATENT, ROUGH_SHARE = 20, 16_000, 1_000_
 """Bytes for each parameter and for each number of a sample, of pixels or of latents: more than any network here takes. Below this share
 of a device nothing is measured."""
 
-ADVICE = "`disback-ray plan` names the settings with which it does"
+ADVICE = "`disback-ray plan` names the settings with which it does, if there are any"
 LARGEST = {"A100": "A100-80G", "H100": "H200"}
 
 

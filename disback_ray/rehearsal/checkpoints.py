@@ -48,7 +48,11 @@ class Checkpoints:
         return done % self.production.recipe.checkpoint_every == 0 or (most is not None and done - self.asked >= most)
 
     def keep(self, stage: str, done: int) -> None:
-        """Asks for it; it is written in passing, but the steps wait for the one before where the log would hold two budgets' worth."""
+        """Asks for it; it is written in passing, but the steps wait for the one before where the log would hold two budgets' worth.
+
+        What the log held before it is forgotten in its turn, once the looks before it are there. Where looks may be left out, the
+        checkpoint itself doesn't wait for them: the evaluator may be long at one.
+        """
         self.production.lock.require()
         most = self.company.log_steps
         if most is not None and done - self.kept > most:
@@ -58,18 +62,28 @@ class Checkpoints:
         taken = [getattr(self.company, role).snapshot() for role in roles]
         written = [getattr(self.company, role).write(snapshot, folder) for role, snapshot in zip(roles, taken, strict=True)]
         self.asked = done
+        whole = False
 
         def is_written(proofs: list[dict[str, Any]]) -> None:
+            nonlocal whole
+            if whole:
+                return
             self.production.metrics.flush()  # before the manifest: whoever goes on from it finds all that came before
             self.production.save_summary()
             gaps = [(at, gap) for at, gap in sorted(self.targets.gaps.items()) if at <= done]
             save_checkpoint(self.production.folder, stage, done, dict(zip(roles, proofs, strict=True)), gaps=gaps)
+            whole = True
+
+        def is_kept(proofs: list[dict[str, Any]]) -> None:
+            is_written(proofs)
             loads = (_loads(role, folder, stage, proof) for role, proof in zip(roles, proofs, strict=True))
             self.company.kept([(snapshot, *load) for snapshot, load in zip(taken, loads, strict=True)])
             self.kept = done
             drop_checkpoints(self.production.folder, stage, done, keep=self.production.keep)
 
-        self.follower.ask(written, is_written)
+        if self.production.leaves_looks_out:
+            self.follower.ask(written, is_written, apart=True)
+        self.follower.ask(written, is_kept)
 
 
 def _loads(role: str, folder: Folder, stage: str, proof: dict[str, Any]) -> tuple[tuple[Folder], dict[str, str]]:

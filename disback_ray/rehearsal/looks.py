@@ -28,11 +28,8 @@ class Looks:
         return self.evaluator.bounds(drawn, probe, *self.samples.scores(probe, self.company.teacher))
 
     def left_out(self, done: int) -> bool:
-        """Whether the look that is due after so many steps is: another one would hold a step up, since the evaluator is so far behind.
-
-        Where images are judged; looks at points and digits take little, and all of them are wanted.
-        """
-        if not (self.samples.judged and self.follower.behind):
+        """Whether the look that is due after so many steps is: another one would hold a step up, since the evaluator is so far behind."""
+        if not (self.production.leaves_looks_out and self.follower.behind):
             return False
         self.production.watch.say(
             f"step {done:,}: not looked at: the evaluator is still at earlier looks, and no step waits for it; "
@@ -54,7 +51,8 @@ class Looks:
     def _looked(self, step: Step, looked: dict[str, float], figures: dict[str, float] | None = None, *, node_ends: bool) -> None:
         done = step.step + 1
         self.production.metrics.amend(step.stage, done, looked | (figures or {}))
-        self.production.watch.step(done, node=step.node, numbers=figures or {})
+        now = self.follower.last or step
+        self.production.watch.step(max(done, now.step + 1), node=now.node, numbers=figures or {})
         if node_ends and figures is not None:
             self.production.summary.metrics.setdefault("nodes", {})[str(step.node)] = figures
         self._warn()

@@ -50,7 +50,8 @@ def score(key: Key, files: Mapping[str, bytes]) -> Preference:
     seen: dict[str, str] = {}
     for name, data in files.items():
         answers = _read(name, data, key)
-        text = json.dumps(json.loads(data)["answers"], sort_keys=True)  # two people may choose alike, but not in the same seconds
+        rows = sorted(json.loads(data)["answers"], key=lambda row: int(row["pair"]))
+        text = json.dumps(rows, sort_keys=True)  # two people may choose alike, but not in the same seconds
         if text in seen:
             raise CheckpointError(f"{name}: the same answers as {seen[text]}: give each file once")
         seen[text] = name

@@ -77,7 +77,7 @@ def test_what_came_back_has_not_collapsed_whatever_else_is_low() -> None:
     raised = alarms(looks)
     assert [(alarm.kind, alarm.step) for alarm in raised] == [("collapse", 40)]
     assert verdict(looks, {}, raised).startswith("Settled: ")
-    looks = curve(sliced_wasserstein=[0.5] * 7, spread=[2.0, 2.0, 0.8, 0.8, 1.6, 1.5, 1.5], modes=[8, 8, 8, 8, 8, 8, 2])
+    looks = curve(sliced_wasserstein=[0.5] * 7, spread=[2.0, 2.0, 0.8, 0.8, 1.6, 1.5, 1.5], modes=[8, 8, 8, 8, 8, 2, 2])
     assert verdict(looks, {}, alarms(looks)).startswith(
         "Collapsed: modes covered fell from 8 to 2; the generator makes less of what there is (alarm at step 40)."
     )

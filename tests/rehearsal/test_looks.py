@@ -12,9 +12,12 @@ from disback_ray.algorithms.cast import Step
 from disback_ray.config import load_recipe
 from disback_ray.following import MOST_ASIDES, OF_A_LOOK, Follower
 from disback_ray.interruption import Stop
+from disback_ray.rehearsal import checkpoints
 from disback_ray.rehearsal.backtracking import _between
+from disback_ray.rehearsal.checkpoints import Checkpoints
 from disback_ray.rehearsal.looks import Looks
 from disback_ray.rehearsal.samples import Samples
+from disback_ray.storage import Folder
 
 TRAINED = ("teacher", "path_node", "fake_score", "generator")
 
@@ -62,7 +65,9 @@ class Company:
 def crew_of(recipe: str, *overrides: str) -> Any:
     said: list[str] = []
     watch = SimpleNamespace(say=said.append)
-    production: Any = SimpleNamespace(recipe=load_recipe(recipe, overrides=overrides), seed=0, watch=watch)
+    read = load_recipe(recipe, overrides=overrides)
+    leaves_out = read.evaluation.reference is not None
+    production: Any = SimpleNamespace(recipe=read, seed=0, watch=watch, leaves_looks_out=leaves_out)
     company: Any = Company()
     metrics: Any = SimpleNamespace(seconds=0.0)
     follower = Follower(company, metrics, watch, stop=Stop(said.append))  # type: ignore[arg-type]
@@ -107,3 +112,45 @@ def test_looks_at_points_are_never_left_out() -> None:
         _between(crew, Step(STAGE, step, 0, ()))
     assert sum(call.method == "measure" for call in crew.company.calls) == 100
     assert crew.said == []
+
+
+class Written:
+    """A company whose roles write at once, and whose evaluator never answers."""
+
+    def __init__(self, calls: list[str]) -> None:
+        def snapshot(name: str) -> Any:
+            return SimpleNamespace(snapshot=lambda: name, write=lambda *_: {"sha256": name})
+
+        self.fake_score, self.generator = snapshot("fake_score"), snapshot("generator")
+        self.log_steps = None
+        self.kept = lambda points: calls.append("kept")
+        self.wait = lambda later: later
+
+    def is_ready(self, later: Any) -> bool:
+        return later != "a look"
+
+
+@pytest.mark.parametrize(("leaves_out", "expected"), [(True, ["manifest"]), (False, [])])
+def test_a_checkpoint_is_whole_while_a_look_is_out(
+    leaves_out: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where looks may be left out; else the looks before it are to be in the metrics once it is. The log is kept for it in any case."""
+    calls: list[str] = []
+    monkeypatch.setattr(checkpoints, "save_checkpoint", lambda *_, **__: calls.append("manifest"))
+    monkeypatch.setattr(checkpoints, "drop_checkpoints", lambda *_, **__: calls.append("dropped"))
+    nothing = SimpleNamespace(require=lambda: None, flush=lambda: None, say=lambda text: None, seconds=0.0)
+    production: Any = SimpleNamespace(
+        lock=nothing, metrics=nothing, watch=nothing, folder=Folder("memory"), save_summary=lambda: None, keep=2,
+        leaves_looks_out=leaves_out,
+    )  # fmt: skip
+    company: Any = Written(calls)
+    follower = Follower(company, production.metrics, production.watch, stop=Stop(lambda text: None))
+    looked: list[Any] = []
+    follower.ask("a look", looked.append)
+    Checkpoints(production, company, follower, SimpleNamespace(gaps={})).keep(STAGE, 10)  # type: ignore[arg-type]
+    follower._gather(follower.beside, most=8)
+    follower._gather(follower.asides, most=8)
+    assert calls == expected
+    follower.finish()
+    assert looked == ["a look"]
+    assert calls == ["manifest", "kept", "dropped"], "once each"
