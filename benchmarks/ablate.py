@@ -13,7 +13,8 @@ from typing import get_args
 from benchmarks import command, options, publish
 from disback_ray.algorithms.noise import KarrasNoise
 from disback_ray.algorithms.path import geometric_marks
-from disback_ray.comparing import compare, lines, results
+from disback_ray.comparing import compare
+from disback_ray.comparison.told import lines, results
 from disback_ray.config import Recipe, load_recipe
 from disback_ray.errors import ConfigError
 from disback_ray.teachers.node_storage import NodeKind

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from benchmarks import Result, command, measured, options, publish
-from disback_ray.comparing import compare, lines
+from disback_ray.comparing import compare
 from disback_ray.comparison.arms import PAPER
 from disback_ray.comparison.outcome import NEVER, Outcome
+from disback_ray.comparison.told import lines
 
 AT_THE_MEDIAN, AT_WORST = 1.10, 1.5
 

@@ -152,7 +152,7 @@ class Bare:
 
 
 def bare_call() -> float:
-    """The driver's CPU for one call of Ray's with another's result as its argument, in seconds: what no driver of ours can go below."""
+    """The driver's CPU for one call of Ray's with another's result as its argument, in seconds: what Ray itself takes."""
     actors: list[Any] = [ray.remote(Bare).options(num_cpus=0.01).remote() for _ in range(BARE_ACTORS)]
     before = None
     spent = []

@@ -178,8 +178,9 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Is the path worth it? Play a recipe without it, with only its warm start, and whole; steps to each level, recording charged."""
-    from disback_ray.comparing import FIGURES, PAGE, Goal, lines
+    from disback_ray.comparing import FIGURES, PAGE
     from disback_ray.comparing import compare as play
+    from disback_ray.comparison.told import Goal, lines
 
     goals = [Goal.parse(text) for text in goal or []]
     found, where = play(

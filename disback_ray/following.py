@@ -39,7 +39,7 @@ class Follower:
         self.watch = watch
         self.stop = stop
         self.asides: deque[Aside] = deque()
-        self.beside: deque[Aside] = deque()
+        self.beside: deque[Aside] = deque()  # that have nothing to do with the evaluator
         self.sheet = Timesheet(trace)
         self.submitted = self.settled = 0
         self.last: Step | None = None

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from disback_ray import comparing
+from disback_ray.comparison.told import Goal, lines
 from disback_ray.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def compared(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compared")
-    goals = [comparing.Goal.parse("disback:100:0"), comparing.Goal.parse("disback:1e-6:2")]
+    goals = [Goal.parse("disback:100:0"), Goal.parse("disback:1e-6:2")]
     comparing.compare(
         "ring8", seeds=1, out=str(folder), overrides=tiny.settings("ring8"), goals=goals, every=4, say=lambda _: None
     )
@@ -49,13 +50,13 @@ def test_figures_and_goals_are_written(compared: Path) -> None:
 
 
 def test_goals_are_told_on_the_terminal(compared: Path, tiny: Any) -> None:
-    goals = [comparing.Goal.parse("disback:100:0"), comparing.Goal.parse("disback:1e-6:2")]
+    goals = [Goal.parse("disback:100:0"), Goal.parse("disback:1e-6:2")]
     found, _ = comparing.compare(
         "ring8", seeds=1, out=str(compared), overrides=tiny.settings("ring8"), goals=goals, every=4, say=lambda _: None
     )
-    told = [line for line in comparing.lines(found, goals) if line.startswith("goal: ")]
+    told = [line for line in lines(found, goals) if line.startswith("goal ")]
     assert told == [
-        "goal: disback to 100 0 × faster than the baseline: met", "goal: disback to 1e-06 2 × faster than the baseline: missed",
+        "goal met: disback ≥ 0 × to 100", "goal missed: disback ≥ 2 × to 1e-06",
     ]  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def test_fresh_plays_all_anew(tiny: Any, tmp_path: Path, monkeypatch: pytest.Mon
         ([], {"levels": [0.3, float("nan")]}, "--levels nan: expected numbers above 0"),
         ([], {"levels": [-1.0]}, "--levels -1: expected"),
         ([], {"levels": [float("inf")]}, "--levels inf: expected"),
-        ([], {"goals": [comparing.Goal("auto", 0.1, 2.0)]}, "--goal: auto: not among"),
+        ([], {"goals": [Goal("auto", 0.1, 2.0)]}, "--goal: auto: not among"),
         (["backtracking.steps=40", "backtracking.steps_per_node=8"], {"arms": ["auto"]}, "path.trial: 40: has to end before"),
     ],
 )
@@ -133,7 +134,7 @@ def test_what_cant_be_compared_is_said_first(
         comparing.compare("ring8", out=str(tmp_path), overrides=settings, **options)
     for goal in ("fast", "disback:nan:nan", "disback:-1:2", "disback:0:2", "disback:0.3:inf", "disback:0.3:-2"):
         with pytest.raises(ConfigError, match=f"--goal {goal}: expected"):
-            comparing.Goal.parse(goal)
+            Goal.parse(goal)
     assert not list(tmp_path.iterdir())
 
 

@@ -60,6 +60,11 @@ class Footprint:
     on_host: int = 0
 
     @property
+    def on_cores(self) -> int:
+        """The peak where the device is the host: what was put into host memory is on the device all the same."""
+        return self.peak + self.on_host
+
+    @property
     def activations(self) -> int:
         """The rest of the peak: activations, and what the operators need beside them."""
         return self.peak - self.parameters - self.gradients - self.optimiser - self.average

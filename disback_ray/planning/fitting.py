@@ -55,7 +55,7 @@ def refuse_unfit(
             )
     if host:
         members = [role for role in on_cores if role in needed]
-        needs = sum(host.needs(needed[role].peak + needed[role].on_host) for role in members)
+        needs = sum(host.needs(needed[role].on_cores) for role in members)
         if needs > MARGIN * host.memory:
             raise ConfigError(
                 f"{recipe.name} doesn't fit: without a GPU {', '.join(members)} need {decimal(int(needs))} of this machine's "

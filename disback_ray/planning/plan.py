@@ -55,11 +55,8 @@ class Device:
 
     @property
     def needs(self) -> float:
-        return sum(self.on_each(role) * self.card.needs(self._peak(role.footprint)) for role in self.roles)
-
-    def _peak(self, footprint: Footprint) -> int:
-        """Where the device is the host, what was put into host memory is on the device all the same."""
-        return footprint.peak + (footprint.on_host if isinstance(self.card, Cores) else 0)
+        peaks = ((role, role.footprint.on_cores if isinstance(self.card, Cores) else role.footprint.peak) for role in self.roles)
+        return sum(self.on_each(role) * self.card.needs(peak) for role, peak in peaks)
 
     @property
     def memory(self) -> float:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from disback_ray.errors import CheckpointError, ConfigError
 from disback_ray.model import Model
 from disback_ray.pictures import image_grid
@@ -33,7 +35,7 @@ def make(models: dict[str, Model], folder: Folder, *, seed: int, pairs: int | No
         raise ConfigError(
             f"{name_a} makes pictures of {tuple(x.shape[1:])}, {name_b} of {tuple(y.shape[1:])}: the size would tell them apart"
         )
-    if x.shape == y.shape and (x == y).all():
+    if torch.equal(x, y):
         raise ConfigError(f"{name_a} and {name_b} make the very same pictures: nobody can prefer one; give two different models")
     first, second = ([image_grid(image[None]) for image in samples] for samples in (x, y))
     key = shuffle((name_a, name_b), len(asked.captions), seed=seed, pictures=[*first, *second])

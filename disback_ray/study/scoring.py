@@ -50,12 +50,11 @@ def score(key: Key, files: Mapping[str, bytes]) -> Preference:
     seen: dict[str, str] = {}
     for name, data in files.items():
         answers = _read(name, data, key)
-        rows = sorted(json.loads(data)["answers"], key=lambda row: int(row["pair"]))
-        text = json.dumps(rows, sort_keys=True)  # two people may choose alike, but not in the same seconds
+        text = json.dumps(sorted(answers.items()))  # with the seconds: two people may well choose alike
         if text in seen:
             raise CheckpointError(f"{name}: the same answers as {seen[text]}: give each file once")
         seen[text] = name
-        for pair, choice in answers.items():
+        for pair, (choice, _) in answers.items():
             ties += choice == "tie"
             first += choice == ("left" if key.first_is_left[pair] else "right")
             second += choice == ("right" if key.first_is_left[pair] else "left")
@@ -68,24 +67,24 @@ def score(key: Key, files: Mapping[str, bytes]) -> Preference:
     )
 
 
-def _read(name: str, data: bytes, key: Key) -> dict[int, str]:
-    """pair → choice. The seconds are part of the file for whoever wants to look; two people may well choose alike."""
+def _read(name: str, data: bytes, key: Key) -> dict[int, tuple[str, float]]:
+    """pair → choice, and the seconds that it took. Raises CheckpointError where the file is no answers to this study."""
     try:
         if len(data) > MOST_BYTES:
             raise ValueError(f"{len(data)} bytes")
         found = json.loads(data)
-        study, rows = str(found["study"]), [(row["pair"], row["choice"], row["seconds"]) for row in found["answers"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        study, rows = str(found["study"]), [(row["pair"], row["choice"], float(row["seconds"])) for row in found["answers"]]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{name}: not the answers that a study's page saves ({type(error).__name__}: {error})") from None
     if study != key.study:
         raise CheckpointError(f"{name}: answers to study {study[:16]}, and this one is {key.study}")
-    answers: dict[int, str] = {}
-    for pair, choice, _ in rows:
+    answers: dict[int, tuple[str, float]] = {}
+    for pair, choice, seconds in rows:
         if type(pair) is int and pair in answers:
             raise CheckpointError(f"{name}: two answers to pair {pair}")
         if type(pair) is not int or not 0 <= pair < len(key.order) or choice not in CHOICES:
             raise CheckpointError(
                 f"{name}: pair {pair!r:.40}, choice {choice!r:.40}: not an answer to one of {len(key.order)} pairs"
             )
-        answers[pair] = choice
+        answers[pair] = choice, seconds
     return answers

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from disback_ray.comparing import Goal, goals_met, lines, results
 from disback_ray.comparison.arms import chosen
 from disback_ray.comparison.curves import Curve, curve_of, recording_cost
 from disback_ray.comparison.outcome import NEVER, default_levels, outcome
 from disback_ray.comparison.page import render, sentence
+from disback_ray.comparison.told import Goal, goals_met, lines, results
 from disback_ray.errors import ConfigError
 
 STEPS = (0, 10, 20, 30)
